@@ -1,0 +1,44 @@
+"""Multimodal learning from a table: text, images, sound, video, sensors and numbers together.
+
+    import polyfuse as pf
+    bundle = pf.fit("train.csv", "label")
+    bundle.predict("new.csv").write("answers.csv")
+
+The names below are loaded when they are first used, so that `import polyfuse` takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Bundle": "bundle", "Predictions": "bundle", "fit": "fit", "look": "look", "load_plugin": "plugins",
+    "Column": "core", "Schema": "core", "Window": "core", "Error": "core", "DataError": "core", "RecipeError": "core", "BundleError": "core",
+    "Table": "data", "read": "data", "Store": "data",
+}
+__all__ = ["BundleError", "Bundle", "Column", "DataError", "Error", "Predictions", "RecipeError", "Schema", "Store", "Table", "Window",
+           "__version__", "fit", "load_plugin", "look", "read"]
+
+if TYPE_CHECKING:
+    from .bundle import Bundle, Predictions
+    from .core import BundleError, Column, DataError, Error, RecipeError, Schema, Window
+    from .data import Store, Table, read
+    from .fit import fit
+    from .look import look
+    from .plugins import load_plugin
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'polyfuse' has no attribute {name!r}")
+    for parts in ("modalities", "fusions", "tasks"):
+        import_module(f".{parts}", __name__)
+    import_module(".plugins", __name__).load_entry_points()
+    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

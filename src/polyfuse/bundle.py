@@ -1,0 +1,342 @@
+"""What `fit` makes and everything else takes: one folder of JSON and safetensors. No pickle, no code."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import __version__
+from .core import BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean
+from .data import Opener, Table, read, windows, write
+from .data.cells import raw_values
+from .data.rows import assemble, raw_of, truth
+from .evaluate import evaluate as score
+from .model import Model, members_of, views_of
+
+FORMAT = 1
+_MANIFEST, _RECIPE, _CODECS, _WEIGHTS, _CARD = "manifest.json", "recipe.json", "codecs.json", "weights.safetensors", "card.json"
+_CHUNK = 256  # rows that go through the model at a time
+
+
+class Predictions(list):
+    """One dict per row: {"answer": {target: {...}}, "warnings": [...], "error": None or why there is no answer}.
+
+    Attributes:
+        notes: what holds for all rows, e.g. a column that is not in the table.
+        carried: {column: values}: ids of the rows, in order.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]], notes: Sequence[str] = (), carried: dict[str, list[Any]] | None = None):
+        super().__init__(rows)
+        self.notes, self.carried = list(notes), carried or {}
+
+    def values(self, target: str | None = None) -> list[Any]:
+        """The plain answers of one target (the only one unless named)."""
+        return [r["answer"][target or next(iter(r["answer"]))]["value"] if r["answer"] else None for r in self]
+
+    def table(self) -> pa.Table:
+        """One row each: ids, `TARGET`, `TARGET probability`, `TARGET probability CLASS` ..., `warnings`, `error`."""
+        columns: dict[str, list[Any]] = {k: list(v) for k, v in self.carried.items()}
+        flat = [_flat(r["answer"]) for r in self]
+        for name in dict.fromkeys(k for row in flat for k in row):
+            columns[name] = [row.get(name) for row in flat]
+        columns["warnings"] = [" | ".join(r["warnings"]) or None for r in self]
+        columns["error"] = [r["error"] for r in self]
+        return pa.table(columns)
+
+    def to_pandas(self) -> Any:
+        return self.table().to_pandas()
+
+    def write(self, path: str | Path) -> None:
+        """To .csv, .parquet or .jsonl."""
+        write(self.table(), path)
+
+
+@dataclass
+class Bundle:
+    """A fitted model with all that is needed to use it.
+
+    Example:
+        bundle = polyfuse.Bundle.load("pets.bundle")
+        bundle.predict({"photo": "rex.jpg", "age": 3})     # one answer; cells may be missing
+        bundle.predict("new.csv").write("answers.csv")
+
+    Attributes:
+        schema: the columns.
+        codecs: {column: fitted codec} of inputs and targets.
+        recipe: everything that made it, JSON.
+        card: what it is: data, metrics, versions, JSON.
+    """
+
+    schema: Schema
+    codecs: dict[str, Codec]
+    model: Model
+    recipe: dict[str, Any]
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.views = views_of(self.schema, self.codecs)
+        self.targets = [c.name for c in self.schema.having("target")]
+        self.model.eval()
+
+    # -- answers ------------------------------------------------------------------------------------------------
+
+    def predict(self, rows: Any, *, base: str | Path | None = None, allow_outside: bool = False, strict: bool = False) -> Any:
+        """Answers for one row (a dict gives {target: answer}) or for a table, path or list of dicts (gives Predictions).
+
+        Args:
+            base: folder that paths of media start from; by default the folder of the table, or the working folder.
+            allow_outside: also read files outside `base`.
+            strict: a row with a cell that cannot be read gets an error instead of an answer from its other cells.
+        """
+        opener = Opener(Path(base) if base else Path.cwd(), allow_outside)
+        if isinstance(rows, dict) and not any(isinstance(v, list | tuple | np.ndarray) and c.modality in ("number", "category", "text")
+                                              for c in self.schema.having("input") if (v := rows.get(c.name)) is not None):
+            made = self._answers(self._raws([rows]), 1, opener, strict)[0]
+            if made["error"]:
+                raise DataError("the row", made["error"])
+            return made["answer"]
+        if isinstance(rows, list):
+            return self.predict_rows(rows, base=base, allow_outside=allow_outside, strict=strict)
+        table = read(rows, base=Path(base) if base else None)
+        opener = Opener(table.base, allow_outside)
+        made = [r for raws, size in self._chunks(table) for r in self._answers(raws, size, opener, strict)]
+        return Predictions(made, self._notes(table), self._carried(table))
+
+    def predict_rows(self, rows: list[dict[str, Any]], *, base: str | Path | None = None, allow_outside: bool = False,
+                     strict: bool = False) -> Predictions:
+        """The one path to an answer: rows as dicts; a cell is a path, bytes, an array or a plain value. Thread-safe."""
+        opener = Opener(Path(base) if base else Path.cwd(), allow_outside)
+        made: list[dict[str, Any]] = []
+        for at in range(0, len(rows), _CHUNK):
+            chunk = rows[at : at + _CHUNK]
+            made += self._answers(self._raws(chunk), len(chunk), opener, strict)
+        return Predictions(made)
+
+    def embed(self, rows: Any, *, base: str | Path | None = None, allow_outside: bool = False) -> np.ndarray:
+        """[rows, D] float32: the fused vector of each row of a table, path or list of dicts."""
+        table = read(rows if not isinstance(rows, dict) else [rows], base=Path(base) if base else None)
+        opener = Opener(table.base or Path.cwd(), allow_outside)
+        out = [self._fuse(assemble(raws, size, self.views, opener)[0]).row for raws, size in self._chunks(table)]
+        return torch.cat(out).numpy() if out else np.zeros((0, self.model.width), np.float32)
+
+    def evaluate(self, rows: Any, *, base: str | Path | None = None, allow_outside: bool = False) -> dict[str, Any]:
+        """Metrics on labelled rows: {"metrics": {target: {metric: {"value", "low", "high"}}}, "report", "rows", "refused", "notes"}.
+
+        Raises:
+            DataError: the table has no target column, or no row with a label.
+        """
+        table = read(rows, base=Path(base) if base else None)
+        for target in self.schema.having("target"):
+            if target.name not in table.names:
+                raise DataError(f"target '{target.name}'", f"is not a column of {table.name}", expected=f"one of {', '.join(table.names)}",
+                                fix=did_you_mean(target.name, table.names) or "evaluate needs labelled rows")
+        outs, truths, refused, count = self.outputs(table, allow_outside)
+        metrics, reports = {}, {}
+        for target, task in zip(self.targets, self.model.tasks):
+            if not len(truths[target].rows):
+                raise DataError(f"target '{target}'", f"has no readable label in {table.name}", fix="evaluate needs labelled rows")
+            metrics[target] = score(task, outs[target], truths[target])
+            reports[target] = task.report(outs[target], truths[target])
+        return {"metrics": metrics, "report": reports, "rows": count, "refused": refused, "notes": self._notes(table)}
+
+    def outputs(self, table: Table, allow_outside: bool = False) -> tuple[dict[str, Tensor], dict[str, Cells], dict[str, int], int]:
+        """The tasks' raw outs and the truth of a labelled table: {target: out}, {target: Cells}, {column: refused cells}, rows."""
+        opener = Opener(table.base or Path.cwd(), allow_outside)
+        outs: dict[str, list[Tensor]] = {t: [] for t in self.targets}
+        labels: dict[str, list[Any]] = {t: [] for t in self.targets}
+        refused: dict[str, int] = {}
+        count = 0
+        for raws, size in self._chunks(table, targets=True):
+            batch, warnings = assemble(raws, size, self.views, opener)
+            for target, out in self.model.answer(self._fuse(batch)).items():
+                outs[target].append(out)
+                labels[target] += raws.get(target) or [None] * size
+            for text in (w for row in warnings for w in row):
+                name = text.split("'")[1]
+                refused[name] = refused.get(name, 0) + 1
+            count += size
+        truths = {t: truth(labels[t], self.codecs[t], opener) for t in self.targets}
+        for t, (_, warnings) in truths.items():
+            if bad := sum(map(bool, warnings)):
+                refused[t] = bad
+        return {t: torch.cat(o) if o else torch.zeros(0) for t, o in outs.items()}, {t: c for t, (c, _) in truths.items()}, refused, count
+
+    def _answers(self, raws: dict[str, list[Any]], size: int, opener: Opener, strict: bool) -> list[dict[str, Any]]:
+        batch, warnings = assemble(raws, size, self.views, opener)
+        with torch.inference_mode():
+            outs = self.model.answer(self._fuse(batch))
+            decoded = {t: task.decode(outs[t]) for t, task in zip(self.targets, self.model.tasks)}
+        rows = []
+        for i in range(size):
+            error = warnings[i][0] if strict and warnings[i] else None
+            answer = {} if error else {t: decoded[t][i] for t in self.targets}
+            rows.append({"answer": answer, "warnings": warnings[i], "error": error})
+        return rows
+
+    @torch.inference_mode()
+    def _fuse(self, batch: Any) -> Any:
+        return self.model.fusion(self.model.encode(batch))
+
+    # -- rows ---------------------------------------------------------------------------------------------------
+
+    def _inputs(self) -> tuple[Column, ...]:
+        return self.schema.having("input")
+
+    def _raws(self, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+        return {c.name: [raw_of(row, c) for row in rows] for c in self._inputs()}
+
+    def _chunks(self, table: Table, targets: bool = False) -> Iterable[tuple[dict[str, list[Any]], int]]:
+        cut = windows(table, self.schema.window) if self.schema.window else None
+        count = len(cut) if cut is not None else len(table)
+        wanted = [c for c in self._inputs() + (self.schema.having("target") if targets else ())
+                  if all(r in table.names for r in c.reads) or (c.sources and any(r in table.names for r in c.reads))]
+        for at in range(0, count, _CHUNK):
+            rows = np.arange(at, min(at + _CHUNK, count))
+            yield {c.name: list(raw_values(table, c, rows, cut)) for c in wanted}, len(rows)
+
+    def _notes(self, table: Table) -> list[str]:
+        notes = list(table.notes)
+        for column in self._inputs():
+            lost = [r for r in column.reads if r not in table.names]
+            if lost:
+                hint = did_you_mean(lost[0], table.names)
+                notes.append(f"column '{lost[0]}' is not in {table.name}: missing in every row" + (f" ({hint})" if hint else ""))
+        return notes
+
+    def _carried(self, table: Table) -> dict[str, list[Any]]:
+        """Ids and order of the rows."""
+        names = [n for c in self.schema.columns if c.role in ("id", "group", "time") for n in c.reads if n in table.names]
+        if self.schema.window:
+            cut = windows(table, self.schema.window)
+            names = list(dict.fromkeys([self.schema.window.id, self.schema.window.order, *names]))
+            return {n: table.column(n).take(pa.array(cut.target_row)).to_pylist() for n in names if n in table.names}
+        return {n: table.column(n).to_pylist() for n in names}
+
+    # -- the folder ---------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the folder beside its place and rename it there: a reader never sees half of one."""
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise BundleError(f"bundle '{path}'", "exists already", fix="choose another --out, or give --overwrite")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            states = {name: codec.state() for name, codec in self.codecs.items()}
+            _write_json(temporary / _RECIPE, self.recipe)
+            _write_json(temporary / _CODECS, states)
+            _write_json(temporary / _CARD, self.card)
+            weights = {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
+            save_file(weights, temporary / _WEIGHTS)
+            files = {f.name: _sha256(f) for f in sorted(temporary.iterdir())}
+            _write_json(temporary / _MANIFEST, {"format": FORMAT, "polyfuse": __version__, "files": files})
+            if path.exists():
+                if path.is_dir() and not (path / _MANIFEST).is_file() and any(path.iterdir()):
+                    raise BundleError(f"bundle '{path}'", "is a folder with other files in it", fix="choose another --out")
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            os.replace(temporary, path)
+        except OSError as error:
+            raise BundleError(f"bundle '{path}'", f"cannot be written ({error.strerror})") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Bundle":
+        """Raises BundleError where the folder is no bundle, is altered, incomplete or of a newer format."""
+        path = Path(path)
+        manifest = _checked(path)
+        if manifest["format"] > FORMAT:
+            raise BundleError(f"bundle '{path}'", f"has format {manifest['format']}, written by polyfuse {manifest.get('polyfuse')}",
+                              expected=f"format {FORMAT} or older", fix="install that release of polyfuse or a newer one")
+        recipe, states, card = (_read_json(path / f) for f in (_RECIPE, _CODECS, _CARD))
+        try:
+            bundle = build(recipe, states, card)
+            bundle.model.load_state_dict(load_file(path / _WEIGHTS))
+        except RecipeError as error:
+            raise BundleError(f"bundle '{path}'", f"needs a part that is not here ({error})", fix="load its plugin: --plugin FILE") from None
+        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+            raise BundleError(f"bundle '{path}'", f"does not fit together ({error})", fix="fit again") from None
+        bundle.model.eval()
+        return bundle
+
+
+def build(recipe: dict[str, Any], states: dict[str, Any], card: dict[str, Any] | None = None) -> Bundle:
+    """A bundle with untrained weights from a resolved recipe and the codecs' states."""
+    schema = Schema.from_json(recipe["schema"])
+    made = {}
+    for column in schema.columns:
+        if column.role in ("input", "target"):
+            made[column.name] = codecs.build(column.modality, column.name, **recipe["codecs"].get(column.name, {}))
+            made[column.name].load_state(states[column.name])
+    model = Model(views_of(schema, made), {c.name: made[c.name] for c in schema.having("target")}, recipe["width"], recipe["fusion"],
+                  recipe["parts"])
+    return Bundle(schema, made, model, recipe, card or {})
+
+
+def columns_of(bundle: Bundle) -> dict[str, list[str]]:
+    """{view: its columns}."""
+    return {view: members_of(codec) for view, codec in bundle.views.items()}
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    if not (path / _MANIFEST).is_file():
+        raise BundleError(f"bundle '{path}'", "has no manifest.json" if path.is_dir() else "is no folder" if path.exists() else "does not exist",
+                          expected="a folder that `polyfuse fit` wrote", fix="check the path")
+    manifest = _read_json(path / _MANIFEST)
+    if not isinstance(manifest.get("format"), int) or not isinstance(manifest.get("files"), dict):
+        raise BundleError(f"bundle '{path}'", "has a manifest.json that is not ours", fix="fit again")
+    if manifest["format"] <= FORMAT:
+        for name, digest in manifest["files"].items():
+            file = path / name
+            if Path(name).name != name or not file.is_file():
+                raise BundleError(f"bundle '{path}'", f"lacks its file '{name}'", fix="copy the whole folder again, or fit again")
+            if _sha256(file) != digest:
+                raise BundleError(f"bundle '{path}'", f"was altered: '{name}' is not what `fit` wrote", fix="copy the folder again, or fit again")
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"file '{path}'", f"cannot be read as JSON ({error})", fix="copy the bundle again, or fit again") from None
+    if not isinstance(data, dict):
+        raise BundleError(f"file '{path}'", "holds no JSON object", fix="copy the bundle again, or fit again")
+    return data
+
+
+def _flat(answer: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for target, found in answer.items():
+        out[target] = found["value"]
+        probability = found.get("probability")
+        if isinstance(probability, dict):
+            if isinstance(found["value"], str):
+                out[f"{target} probability"] = probability.get(found["value"])
+            out |= {f"{target} probability {k}": p for k, p in probability.items()}
+        for level, value in (found.get("quantiles") or {}).items():
+            out[f"{target} quantile {level}"] = value
+    return out

@@ -1,0 +1,176 @@
+"""How one modality's cells become tensors (Codec) and how these become tokens (Encoder)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .draws import Draws
+from .errors import DataError
+from .tokens import Encoded
+
+Value = dict[str, np.ndarray]
+
+
+class Codec:
+    """One column's way from the raw cell to tensors: read -> clean -> (store) -> collate -> augment.
+
+    A modality subclasses it and overrides what differs. `read` and `clean` are the same code in training,
+    prediction and serving; only training calls `augment`. State is plain JSON.
+
+    Class attributes:
+        encoder: name of the encoder used unless the column's options name another.
+        media: a text cell is a path to a file; `data` opens it (safely) and `read` gets its bytes.
+        tabular: cells are single numbers or indices that join the view `table`.
+        ragged: all arrays of a cleaned value share a first dimension that varies from cell to cell; `collate`
+            pads it and adds "mask" [P, T].
+        version: raised when `read` or `clean` changes what it gives, so that old stores are not used.
+        exempt: {contract check it cannot meet: why}.
+
+    Args:
+        column: the column's name, for messages.
+        Every keyword-only argument of a subclass is an option of the column.
+    """
+
+    name: ClassVar[str]
+    exempt: ClassVar[dict[str, str]] = {}
+    encoder: ClassVar[str] = ""
+    media: ClassVar[bool] = False
+    tabular: ClassVar[bool] = False
+    ragged: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    def __init__(self, column: str):
+        self.column = column
+
+    @classmethod
+    def claims(cls, sample: Sequence[Any]) -> float:
+        """How sure this codec is, in [0, 1], that the present raw cells `sample` are its modality.
+
+        A cell is what the table holds: str, int, float, bool, bytes, list, dict, datetime or numpy array.
+        """
+        return 0.0
+
+    @classmethod
+    def examples(cls) -> list[Any]:
+        """At least four different raw cells as `read` gets them, for the contract checks and the documentation."""
+        raise NotImplementedError
+
+    def read(self, raw: Any) -> Any | None:
+        """One raw cell to a Python value; None means missing.
+
+        A media codec gets bytes or an array instead of a path, or a list of those. A column made of several
+        gets a list, one raw value per source (a numpy array per source where the table is cut into windows).
+
+        Raises:
+            DataError: the cell cannot be read. `data` adds row and file to the message.
+        """
+        return None if raw is None or (isinstance(raw, str) and raw == "") else raw
+
+    def fit(self, values: Iterator[Any]) -> None:
+        """Learn what is needed (scale, size, vocabulary) from read values of the training rows: one pass, and
+        it may stop early. Values are present ones only; there may be none at all."""
+
+    def clean(self, value: Any) -> Value:
+        """One read value to the arrays that are stored, with the fitted statistics. Same in training and serving."""
+        raise NotImplementedError
+
+    def collate(self, values: Sequence[Value]) -> dict[str, Tensor]:
+        """P cleaned values to {name: tensor [P, ...]}; ragged ones are padded with zeros and get "mask" [P, T]."""
+        return pad(values) if self.ragged else {k: torch.from_numpy(np.stack([v[k] for v in values])) for k in values[0]}
+
+    def augment(self, x: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
+        """A random change of a collated batch that keeps its meaning, row by row from `draws`. Training only.
+
+        Shapes:
+            {name: [P, ...]} -> {name: [P, ...]}
+        """
+        return x
+
+    def filler(self) -> Value:
+        """Some valid cleaned value; stands in, under an all-false mask, where every row must be computed."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What `fit` learned, as JSON."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+
+    def error(self, what: str, *, expected: str = "", fix: str = "") -> DataError:
+        return DataError(f"column '{self.column}'", what, expected=expected, fix=fix)
+
+
+class Encoder(nn.Module):
+    """One view's way from collated cells to tokens: `features` (may be stored) then `project` (trains with the model).
+
+    Encoders see present rows only, so they need not know that cells can be missing. They must not mix rows,
+    must ignore what lies under a false mask and stay finite on a batch of fillers. P may be 0.
+
+    Class attributes:
+        modality: the modality whose codec it takes ("image").
+        exempt: {contract check it cannot meet: why}.
+
+    Attributes:
+        frozen: `features` has nothing that trains, so its output may be computed once and stored.
+        most_tokens: the largest N it can give, for export and for a fusion's cost.
+
+    Args:
+        codec: the fitted codec of its column.
+        width: D, the width of the tokens.
+        Every keyword-only argument of a subclass is an option of the column.
+    """
+
+    name: ClassVar[str]
+    exempt: ClassVar[dict[str, str]] = {}
+    modality: ClassVar[str] = ""
+    frozen: bool = False
+    most_tokens: int = 1
+
+    def __init__(self, codec: Codec, width: int):
+        super().__init__()
+        self.width = width
+
+    @classmethod
+    def codec_options(cls, **options: Any) -> dict[str, Any]:
+        """What the encoder, built with these options, wants of its codec (a checkpoint's tokenizer, size or rate)."""
+        return {}
+
+    def fit(self, stream: Iterable[dict[str, Tensor]]) -> None:
+        """Learn what is learned without labels from collated training cells."""
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        """{name: [P, ...]} -> Encoded(x [P, N, F], mask [P, N])."""
+        raise NotImplementedError
+
+    def project(self, encoded: Encoded) -> Tensor:
+        """[P, N, F] -> tokens [P, N, D]."""
+        return encoded.x
+
+    def forward(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """{name: [P, ...]} -> tokens [P, N, D] and mask [P, N]."""
+        encoded = self.features(x)
+        return self.project(encoded), encoded.mask
+
+
+def pad(values: Sequence[Value]) -> dict[str, Tensor]:
+    """Ragged values to tensors padded with zeros along their first dimension.
+
+    Shapes:
+        P dicts {name: [T_p, ...]} -> {name: [P, max T_p, ...], "mask": [P, max T_p] bool}
+    """
+    names = list(values[0])
+    lengths = np.array([len(v[names[0]]) for v in values])
+    longest = max(int(lengths.max()), 1)
+    out = {}
+    for name in names:
+        first = values[0][name]
+        full = np.zeros((len(values), longest, *first.shape[1:]), first.dtype)
+        for i, value in enumerate(values):
+            full[i, : lengths[i]] = value[name]
+        out[name] = torch.from_numpy(full)
+    out["mask"] = torch.from_numpy(np.arange(longest)[None, :] < lengths[:, None])
+    return out

@@ -1,0 +1,89 @@
+"""One registry class, one instance per noun. A part is filed under a name; its signature is its list of options."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from .errors import RecipeError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Named parts of one kind.
+
+    `@encoders("image-cnn")` files a class; `encoders.build("image-cnn", codec, 64, depth=3)` makes one.
+    The keyword-only arguments of the constructor are the options a recipe may set; any other name is
+    refused with the nearest one that exists.
+
+    Example:
+        >>> toys = Registry("toy")
+        >>> @toys("ball")
+        ... class Ball:
+        ...     def __init__(self, *, size: int = 3):
+        ...         self.size = size
+        >>> toys.build("ball", size=5).size
+        5
+        >>> toys.build("bal")
+        Traceback (most recent call last):
+        polyfuse.core.errors.RecipeError: toy 'bal': unknown. Expected one of ball. Fix: did you mean 'ball'?
+    """
+
+    def __init__(self, noun: str):
+        self.noun = noun
+        self._parts: dict[str, type[T]] = {}
+
+    def __call__(self, name: str) -> Callable[[type[T]], type[T]]:
+        if "." in name:
+            raise RecipeError(f"{self.noun} '{name}'", "has a dot in its name", fix="use a hyphen")
+
+        def file(cls: type[T]) -> type[T]:
+            owner = self._parts.get(name)
+            # a module that is loaded twice (a plugin in a notebook) may file the same class again
+            if owner is not None and (owner.__module__, owner.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise RecipeError(f"{self.noun} '{name}'", f"is already registered by {owner.__module__}.{owner.__qualname__}",
+                                  fix="choose another name")
+            self._parts[name] = cls
+            cls.name = name  # type: ignore[attr-defined]
+            return cls
+
+        return file
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts
+
+    def names(self) -> list[str]:
+        return sorted(self._parts)
+
+    def get(self, name: str) -> type[T]:
+        if name not in self._parts:
+            raise RecipeError(f"{self.noun} '{name}'", "unknown", expected=f"one of {', '.join(self.names())}",
+                              fix=did_you_mean(name, self._parts) or "pick one of those, or load the plugin that has it")
+        return self._parts[name]
+
+    def build(self, part: str, /, *context: Any, **options: Any) -> T:
+        """Make the part `part` from positional context and checked options."""
+        cls = self.get(part)
+        check_options(f"{self.noun} '{part}'", options, option_names(cls))
+        return cls(*context, **options)
+
+
+def option_names(cls: Callable) -> list[str]:
+    """The keyword-only arguments of a constructor or function: its options."""
+    return [p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def check_options(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse an option that does not exist, naming the nearest that does."""
+    known = list(known)
+    for option in given:
+        if option not in known:
+            raise RecipeError(where, f"has no option '{option}'", expected=f"one of {', '.join(known) or 'none: it has no options'}",
+                              fix=did_you_mean(option, known))
+
+
+codecs: Registry = Registry("modality")
+encoders: Registry = Registry("encoder")
+fusions: Registry = Registry("fusion")
+tasks: Registry = Registry("task")
+objectives: Registry = Registry("objective")

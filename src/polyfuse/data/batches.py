@@ -1,0 +1,91 @@
+"""A prepared table as batches: any rows, in an order that is a function of the seed and the epoch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..core import Batch, Cells, Codec, Draws
+from .store import Prepared, PreparedTable
+
+
+@dataclass
+class Dataset:
+    """What a learner trains on: views and targets of one table, all rows prepared.
+
+    Args:
+        views: {view: its prepared cells}.
+        targets: {target: its prepared cells}.
+        codecs: {view: its codec}, for augmentation.
+        size: rows of the table.
+        weight: [size] float32 weight of each row in the loss, or None.
+    """
+
+    views: dict[str, Prepared | PreparedTable]
+    targets: dict[str, Prepared]
+    codecs: dict[str, Codec]
+    size: int
+    weight: np.ndarray | None = None
+
+    def present(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """[rows, views] bool: which views each row has."""
+        full = np.stack([v.present for v in self.views.values()], 1)
+        return full if rows is None else full[rows]
+
+    def batch(self, rows: np.ndarray, draws: tuple[int, int] | None = None, drop: float | dict[str, float] = 0.0) -> Batch:
+        """The collated batch of these rows.
+
+        Args:
+            rows: [B] row numbers.
+            draws: (seed, epoch) while training: cells are augmented and views hidden; None = as they are.
+            drop: chance that a present view is hidden from a row (modality dropout), one figure or one a view.
+                A row always keeps one of the views it has.
+        """
+        cells = {name: view.cells(rows) for name, view in self.views.items()}
+        if draws is not None:
+            cells = self._hide(cells, rows, draws, drop)
+            for name, c in cells.items():
+                if len(c.rows):
+                    chance = Draws(*draws, name, rows[c.rows.numpy()])
+                    cells[name] = Cells(self.codecs[name].augment(c.x, chance), c.rows, c.size)
+        cells |= {name: target.cells(rows) for name, target in self.targets.items()}
+        weight = None if self.weight is None else torch.from_numpy(self.weight[rows])
+        return Batch(cells, len(rows), weight)
+
+    def _hide(self, cells: dict[str, Cells], rows: np.ndarray, draws: tuple[int, int], drop: float | dict[str, float]) -> dict[str, Cells]:
+        rates = [drop.get(v, 0.0) if isinstance(drop, dict) else drop for v in cells]
+        if len(cells) < 2 or not any(rates):
+            return cells
+        u = Draws(*draws, "modality dropout", rows).uniform(len(cells))  # [B, V]
+        present = torch.stack([c.present() for c in cells.values()], 1)
+        kept = present & (u >= torch.tensor(rates))
+        lost = ~kept.any(1) & present.any(1)  # the row would have nothing: it keeps the view with the largest draw
+        best = u.masked_fill(~present, -1.0).argmax(1)
+        kept[lost, best[lost]] = True
+        return {name: c.keep(kept[c.rows, v]) for v, (name, c) in enumerate(cells.items())}
+
+
+def orders(rows: np.ndarray, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """The batches of one epoch: `rows` shuffled by (seed, epoch), cut into pieces of `size`."""
+    order = np.random.default_rng((seed, epoch)).permutation(rows)
+    return (order[at : at + size] for at in range(0, len(order), size))
+
+
+@dataclass
+class Joined:
+    """Two prepared tables behind one row number: the second's rows follow the `size` of the first."""
+
+    first: Prepared | PreparedTable
+    second: Prepared | PreparedTable
+    size: int
+
+    @property
+    def present(self) -> np.ndarray:
+        return np.concatenate([self.first.present, self.second.present])
+
+    def cells(self, rows: np.ndarray) -> Cells:
+        """Rows of one of the two; a batch is never made of both (training and validation rows are apart)."""
+        if not len(rows) or rows[0] < self.size:
+            return self.first.cells(rows)
+        return self.second.cells(rows - self.size)

@@ -1,0 +1,232 @@
+"""Fit codecs on the training rows, then bring every column of a table into the store."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..core import Codec, Column, DataError, TableCodec, TabularCodec, Value
+from .cells import Opener, digest, raw_values
+from .store import Prepared, PreparedTable, Store, in_order, key_of, open_entry, size_text
+from .table import Table
+from .window import WindowIndex
+
+Tick = Callable[[int], None]
+_ESTIMATE = 16  # cells measured to say beforehand what room a column will take
+
+
+@dataclass
+class Source:
+    """A table with what is needed to get at its cells.
+
+    Args:
+        windows: for a long table, which readings make each row.
+        threads: how many cells are worked on at a time.
+    """
+
+    table: Table
+    opener: Opener
+    windows: WindowIndex | None = None
+    threads: int = os.cpu_count() or 1
+
+    def __len__(self) -> int:
+        return len(self.windows) if self.windows is not None else len(self.table)
+
+    def raw(self, column: Column, rows: np.ndarray | None = None) -> Iterator[Any]:
+        return raw_values(self.table, column, rows, self.windows)
+
+    def read(self, codec: Codec, raw: Any) -> Any | None:
+        return None if raw is None else codec.read(self.opener.open(raw, codec))
+
+
+def fit_codec(source: Source, column: Column, codec: Codec, rows: np.ndarray) -> None:
+    """Learn the codec's state from the training rows; unreadable cells are passed over (preparing lists them)."""
+    if isinstance(codec, TabularCodec):
+        values, present, _ = read_tabular(source, column, codec, rows)
+        codec.fit(v for v, p in zip(values, present) if p)
+        return
+
+    def values() -> Iterator[Any]:
+        for raw in source.raw(column, rows):
+            try:
+                value = source.read(codec, raw)
+            except DataError:
+                continue
+            if value is not None:
+                yield value
+
+    codec.fit(values())
+
+
+def prepare(source: Source, column: Column, codec: Codec, store: Store, tick: Tick | None = None) -> Prepared:
+    """Every cell of a column read, cleaned and stored; at once where the store has it already."""
+    index, order, known, refused = _digests(source, column, codec, tick)
+    key = key_of(codec, column.options, order)
+    folder = store.find(key)
+    if folder is None:
+        store.check_room(column.name, _room(source, column, codec, index, len(order)))
+        folder = store.write(key, column.name, codec, _cleaned(source, column, codec, index, order, tick))
+    arrays, offsets, bad, digests = open_entry(folder)
+    # units are stored in order of first occurrence with the refused ones left out
+    place = np.full(len(order) + 1, -1, np.int64)  # the last entry serves the missing cells' -1
+    position = {d: i for i, d in enumerate(digests)}
+    for unit, d in enumerate(order):
+        place[unit] = position.get(d, -1)
+    if bad:
+        first_row: dict[int, int] = {}
+        for row, unit in enumerate(index):
+            if unit >= 0 and order[unit] in bad:
+                refused[row] = _with_row(bad[order[unit]], column, source, row, first_row.setdefault(unit, row))
+    return Prepared(place[index], arrays, offsets, refused)
+
+
+def _digests(source: Source, column: Column, codec: Codec, tick: Tick | None) -> tuple[np.ndarray, list[bytes], dict, dict[int, str]]:
+    """One pass over the cells: which distinct content each row has. -> index [rows], distinct digests, refused."""
+    index = np.full(len(source), -1, np.int64)
+    known: dict[bytes, int] = {}
+    refused: dict[int, str] = {}
+
+    def work(chunk: list[Any]) -> list[Any]:
+        out: list[Any] = []
+        for raw in chunk:
+            try:
+                out.append(None if raw is None else digest(source.opener.open(raw, codec)))
+            except DataError as error:
+                out.append(error)
+        return out
+
+    threads = source.threads if codec.media else 1
+    for row, found in enumerate(in_order(work, source.raw(column), threads)):
+        if isinstance(found, DataError):
+            refused[row] = str(_located(found, column, source, row))
+        elif found is not None:
+            index[row] = known.setdefault(found, len(known))
+        if tick and row % 64 == 63:
+            tick(64)
+    return index, list(known), known, refused
+
+
+def _cleaned(source: Source, column: Column, codec: Codec, index: np.ndarray, order: list[bytes], tick: Tick | None
+             ) -> Iterator[tuple[bytes, Value | DataError]]:
+    """Each distinct cell read and cleaned, in order of first occurrence."""
+    _, first = np.unique(index, return_index=True)
+    rows = np.sort(first[index[first] >= 0])
+
+    def work(chunk: list[tuple[int, Any]]) -> list[tuple[bytes, Value | DataError | None]]:
+        out: list[tuple[bytes, Value | DataError | None]] = []
+        for row, raw in chunk:
+            try:
+                value = source.read(codec, raw)
+                out.append((order[index[row]], None if value is None else codec.clean(value)))
+            except DataError as error:
+                out.append((order[index[row]], error))
+        return out
+
+    pairs = zip(rows.tolist(), source.raw(column, rows))
+    for done, (key, value) in enumerate(in_order(work, pairs, source.threads)):
+        if value is not None:  # a cell that turns out to be missing ("   " as text) is simply not stored
+            yield key, value
+        if tick and done % 64 == 63:
+            tick(64)
+
+
+def _room(source: Source, column: Column, codec: Codec, index: np.ndarray, units: int) -> int:
+    """About how many bytes the column will take, from a few cells spread over it."""
+    rows = np.flatnonzero(index >= 0)
+    sample = rows[:: max(1, len(rows) // _ESTIMATE)][:_ESTIMATE]
+    sizes = []
+    for raw in source.raw(column, sample):
+        try:
+            value = source.read(codec, raw)
+            sizes.append(0 if value is None else sum(a.nbytes for a in codec.clean(value).values()))
+        except DataError:
+            continue
+    return int(np.mean(sizes) * units) if sizes else 0
+
+
+def room_text(source: Source, column: Column, codec: Codec) -> str:
+    """What a column would take in the store, in words, before anything is prepared."""
+    count = sum(1 for _ in islice(source.raw(column), len(source)))
+    return size_text(_room(source, column, codec, np.arange(count), count))
+
+
+def read_tabular(source: Source, column: Column, codec: TabularCodec, rows: np.ndarray | None = None
+                 ) -> tuple[Any, np.ndarray, dict[int, str]]:
+    """Every cell of a tabular column: values [rows], present [rows] and the refused ones {row: why}."""
+    array = source.table.column(column.reads[0])
+    if source.windows is not None:
+        array = array.take(pa.array(source.windows.target_row))
+    if rows is not None:
+        array = array.take(pa.array(rows))
+    fast = getattr(codec, "read_column", None)
+    if fast is not None:
+        values, present, bad = fast(array)
+    else:
+        values, present, bad = [], np.zeros(len(array), bool), {}
+        for row, raw in enumerate(v for chunk in array.chunks for v in chunk.to_pylist()):
+            try:
+                value = codec.read(raw)
+            except DataError as error:
+                value, bad[row] = None, error
+            values.append(value)
+            present[row] = value is not None
+    refused = {r: str(_located(e, column, source, int(rows[r]) if rows is not None else r)) for r, e in bad.items()}
+    return values, np.asarray(present, bool), refused
+
+
+def prepare_tabular(source: Source, column: Column, codec: TabularCodec) -> Prepared:
+    """One tabular column in memory (a target)."""
+    values, present, refused = read_tabular(source, column, codec)
+    at = np.flatnonzero(present)
+    index = np.full(len(present), -1, np.int64)
+    index[at] = np.arange(len(at))
+    arrays = codec.clean_many([values[i] for i in at]) if len(at) else {k: v[None][:0] for k, v in codec.filler().items()}
+    return Prepared(index, arrays, None, refused)
+
+
+def prepare_table(source: Source, columns: list[Column], codec: TableCodec, scratch: Path | None = None
+                  ) -> tuple[PreparedTable, dict[str, dict[int, str]]]:
+    """All tabular input columns as one view; also {column: {row: why refused}}.
+
+    With `scratch` the arrays are memory-mapped files there, for tables larger than memory.
+    """
+    arrays = codec.empty(len(source)) if scratch is None else _mapped(codec, len(source), scratch)
+    refused = {}
+    for m, (column, member) in enumerate(zip(columns, codec.members)):
+        prepared = prepare_tabular(source, column, member)
+        refused[column.name] = prepared.refused
+        at = np.flatnonzero(prepared.present)
+        arrays["present"][at, m] = True
+        if member.numbers:
+            arrays["value"][at, codec.value_slices[column.name]] = prepared.arrays["value"]
+        if member.cardinality:
+            arrays["index"][at, codec.index_columns[column.name]] = prepared.arrays["index"][:, 0]
+    return PreparedTable(arrays), refused
+
+
+def _mapped(codec: TableCodec, rows: int, scratch: Path) -> dict[str, np.ndarray]:
+    name = hashlib.blake2b(codec.column.encode(), digest_size=6).hexdigest()
+    out = {}
+    for key, empty in codec.empty(0).items():
+        shape = (rows, *empty.shape[1:])
+        out[key] = np.memmap(scratch / f"{name}-{key}.bin", empty.dtype, "w+", shape=shape) if np.prod(shape) else np.zeros(shape, empty.dtype)
+    return out
+
+
+def _located(error: DataError, column: Column, source: Source, row: int) -> DataError:
+    if source.windows is not None:
+        row = int(source.windows.target_row[row])
+    return error.at(f"column '{column.name}', {source.table.row_name(row)} of {source.table.name}")  # type: ignore[return-value]
+
+
+def _with_row(message: str, column: Column, source: Source, row: int, first: int) -> str:
+    """A stored message names its column only; content may recur in many rows and tables."""
+    about = message.split(": ", 1)[-1]
+    return str(_located(DataError("", about.rstrip(".")), column, source, row)) if row == first else (
+        f"column '{column.name}', {source.table.row_name(row)}: the same cell as {source.table.row_name(first)}")

@@ -1,0 +1,379 @@
+"""The training loop: batches in, the best weights out. Everything random is a function of (seed, step or row).
+
+That is why a run that is killed and resumed ends with the very weights of one that was not: the checkpoint holds
+weights, moments and a step number, and the rest follows from the seed.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import Batch, Cells, RecipeError, Task
+from ..core.progress import Progress
+from ..data import Dataset, orders
+from ..model import Model
+from . import checkpoint
+
+_TIMED_STEPS = 12  # steps after which a time budget is turned into a number of steps
+
+
+@dataclass
+class TrainOptions:
+    """How long and how to train (`--set train.NAME=value`).
+
+    Args:
+        epochs: passes over the training rows; 0 = chosen from the number of rows.
+        batch: rows per step; 0 = chosen from the number of rows.
+        rate: highest learning rate of AdamW (Loshchilov and Hutter 2019).
+        decay: weight decay.
+        warmup: share of the steps over which the rate rises; it then falls along a cosine to zero.
+        patience: epochs without a better validation figure before it stops; 0 = never.
+        clip: largest norm of the gradient.
+        accumulate: batches per step of the optimizer.
+        precision: "no", "bf16" or "fp16".
+        drop: chance that a view a row has is hidden while training (modality dropout; Neverova et al. 2016,
+            "ModDrop"), so that serving with missing cells is no surprise.
+        average: decay of the moving average of the weights that is evaluated and kept (Polyak and Juditsky 1992); 0 = none.
+        checkpoint_s: seconds between checkpoints; 0 = after every step.
+    """
+
+    epochs: int = 0
+    batch: int = 0
+    rate: float = 2e-3
+    decay: float = 0.02
+    warmup: float = 0.1
+    patience: int = 0
+    clip: float = 1.0
+    accumulate: int = 1
+    precision: str = "no"
+    drop: float = 0.1
+    average: float = 0.99
+    checkpoint_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "precision":
+                if value not in ("no", "bf16", "fp16"):
+                    raise RecipeError("option 'train.precision'", f"is {value!r}", expected="'no', 'bf16' or 'fp16'")
+            elif not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or not math.isfinite(value):
+                raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected="a number that is not negative")
+
+    def for_rows(self, count: int) -> "TrainOptions":
+        """With epochs and batch filled in for a table of `count` training rows."""
+        batch = self.batch or int(min(128, max(16, 2 ** round(math.log2(max(count / 40, 1))))))
+        epochs = self.epochs or int(min(100, max(12, round(2400 * batch / max(count, 1) / 4))))
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {"batch": batch, "epochs": epochs}
+        return TrainOptions(**values)
+
+
+@dataclass
+class Training:
+    """What a run leaves besides the weights.
+
+    Attributes:
+        history: one dict per epoch: epoch, step, loss, held_loss, rate, seconds, and the validation figures.
+        plan: {"steps": T, "changed_at": s, "stopped_at": n}: what a time budget decided, for the recipe to replay.
+        best_epoch: the epoch whose weights were kept.
+        interrupted: Ctrl-C ended it.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    plan: dict[str, int] = field(default_factory=dict)
+    best_epoch: int = 0
+    interrupted: bool = False
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C before the first epoch ended: there is no model to keep yet."""
+
+
+@dataclass
+class _Run:
+    """The counters of a run: what a checkpoint holds besides tensors."""
+
+    step: int = 0
+    steps: int = 0
+    changed_at: int = -1
+    best: float = -math.inf
+    best_epoch: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(model: Model, data: Dataset, rows: np.ndarray, held: np.ndarray, options: TrainOptions, *, seed: int = 0,
+          device: str | None = None, budget_s: float | None = None, replay: dict[str, int] | None = None,
+          loss_weights: dict[str, float] | None = None, folder: Path | None = None, resume: bool = False,
+          progress: Progress | None = None, log: Callable[[dict[str, Any]], None] | None = None) -> Training:
+    """Train `model` in place; it ends with the best weights, calibrated on the held-out rows.
+
+    Args:
+        data: the prepared table; `rows` train, `held` choose the best epoch.
+        budget_s: seconds the training may take; the steps are planned from the first ones' time.
+        replay: the `plan` of an earlier run under a budget, followed to the step.
+        folder: where checkpoints go; with `resume` the last one there is continued.
+        log: called with each epoch's figures.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    progress = progress or Progress(quiet=True)
+    options = options.for_rows(len(rows))
+    if budget_s is not None:
+        options.checkpoint_s = min(options.checkpoint_s, max(budget_s / 10, 1.0))
+    # a view that is absent in one process's share leaves its encoder unused there
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=options.precision,
+                              kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    model.to(accelerator.device)
+    optimizer = _optimizer(model, options)
+    average = _Average(model, options.average)
+    run = _Run(steps=options.epochs * -(-len(rows) // options.batch))
+    if replay:
+        run.steps, budget_s = replay["steps"] if replay.get("changed_at", -1) < 0 else run.steps, None
+    found = checkpoint.load(folder, optimizer) if folder and resume else None
+    best: dict[str, Tensor] = {}
+    if found:
+        weights, best, state = found
+        model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("average/")})
+        average.load({k.removeprefix("average/"): v for k, v in weights.items() if k.startswith("average/")})
+        run = _Run(**state)
+        progress.say(f"resumed at step {run.step}")
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    loop = _Loop(model, wrapped, optimizer, accelerator, data, rows, held, options, seed, loss_weights or {}, average, run, best)
+    done = Training(history=run.history)
+    try:
+        loop.go(budget_s, replay, folder if accelerator.is_main_process else None, progress, log)
+    except KeyboardInterrupt:
+        if not loop.best:
+            raise Interrupted from None
+        done.interrupted = True
+    if loop.best:
+        model.load_state_dict(loop.best)
+    model.to("cpu").eval()
+    done.best_epoch = run.best_epoch
+    done.plan = {"steps": run.steps, "changed_at": run.changed_at, "stopped_at": run.step}
+    _calibrate(model, data, held)
+    return done
+
+
+@dataclass
+class _Loop:
+    model: Model
+    wrapped: Any
+    optimizer: Any
+    accelerator: Any
+    data: Dataset
+    rows: np.ndarray
+    held: np.ndarray
+    options: TrainOptions
+    seed: int
+    loss_weights: dict[str, float]
+    average: "_Average"
+    run: _Run
+    best: dict[str, Tensor]
+
+    def go(self, budget_s: float | None, replay: dict[str, int] | None, folder: Path | None, progress: Progress, log: Any) -> None:
+        run, o = self.run, self.options
+        per_epoch = -(-len(self.rows) // o.batch)
+        started, saved = time.monotonic() - run.seconds, time.monotonic()
+        stop = replay["stopped_at"] if replay else None
+        with progress.bar("training", run.steps) as bar:
+            bar.step(run.step)
+            first = run.step
+            while run.step < run.steps and (stop is None or run.step < stop):
+                epoch = run.step // per_epoch
+                for at, batch in enumerate(orders(self.rows, o.batch, self.seed, epoch)):
+                    if at < run.step % per_epoch or run.step // per_epoch != epoch:
+                        continue  # a resumed run starts inside its epoch
+                    run.loss += self._step(batch, epoch)
+                    run.step += 1
+                    run.seconds = time.monotonic() - started
+                    bar.step()
+                    if replay and run.step == replay.get("changed_at", -1):
+                        run.steps, run.changed_at = replay["steps"], run.step
+                    if budget_s is not None:
+                        self._plan(budget_s, run.step - first, bar)
+                        if run.seconds > budget_s:
+                            break
+                    if run.step >= run.steps or run.step == stop:
+                        break
+                    if folder and run.step % per_epoch and time.monotonic() - saved >= o.checkpoint_s:
+                        self.save(folder)
+                        saved = time.monotonic()
+                out_of_time = budget_s is not None and run.seconds > budget_s
+                entry = self._end_epoch(epoch, per_epoch)
+                bar.about(" ".join(f"{k} {v:.4g}" for k, v in entry.items() if k in ("loss", "held_loss", "score")))
+                if log:
+                    log(entry)
+                if folder and (time.monotonic() - saved >= o.checkpoint_s or run.step >= run.steps or out_of_time):
+                    self.save(folder)
+                    saved = time.monotonic()
+                if out_of_time or (o.patience and epoch - run.best_epoch >= o.patience):
+                    break
+
+    def _plan(self, budget_s: float, timed: int, bar: Any) -> None:
+        """After a few steps: how many the budget has room for; the rate then falls over just these."""
+        run = self.run
+        if timed == _TIMED_STEPS and run.changed_at < 0:
+            self._mark = run.seconds
+        if timed == 2 * _TIMED_STEPS and run.changed_at < 0:
+            per_step = max((run.seconds - getattr(self, "_mark", 0.0)) / _TIMED_STEPS, 1e-6)
+            room = int(0.85 * (budget_s - run.seconds) / per_step)  # the rest is for the validation rows
+            if run.step + room < run.steps:
+                run.steps, run.changed_at = run.step + max(room, 1), run.step
+                bar.total(run.steps)
+
+    def _step(self, rows: np.ndarray, epoch: int) -> float:
+        o, run, world = self.options, self.run, self.accelerator.num_processes
+        torch.manual_seed(((self.seed + 1) << 32) + run.step)  # dropout: a function of the step
+        self.wrapped.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = o.rate * _schedule(run.step, run.steps, o.warmup)
+        if world > 1:
+            share = np.array_split(rows, world)[self.accelerator.process_index]
+            rows = share if len(share) else rows[:1]
+        total = 0.0
+        self.optimizer.zero_grad()
+        for piece in np.array_split(rows, min(o.accumulate, len(rows))):
+            batch = self.data.batch(piece, (self.seed, epoch), o.drop).to(self.accelerator.device)
+            with self.accelerator.autocast():
+                outs, losses = self.wrapped(batch)
+                loss = self.model.loss(outs, losses, batch, self.loss_weights) * (len(piece) / len(rows))
+            self.accelerator.backward(loss)
+            total += float(loss.detach())
+        if o.clip:
+            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), o.clip)
+        self.optimizer.step()
+        self.average.update(self.model, run.step)
+        return total
+
+    def _end_epoch(self, epoch: int, per_epoch: int) -> dict[str, Any]:
+        """Validation figures of the averaged weights; the best so far are kept."""
+        run = self.run
+        steps = run.step - epoch * per_epoch
+        entry: dict[str, Any] = {"epoch": epoch, "step": run.step, "loss": run.loss / max(steps, 1), "seconds": round(run.seconds, 2)}
+        run.loss = 0.0
+        with self.average.applied(self.model):
+            if len(self.held):
+                figures = validate(self.model, self.data, self.held, self.accelerator.device)
+                entry |= figures
+                score = figures["score"]
+            else:
+                score = -entry["loss"]
+            if not math.isfinite(score):
+                score = -math.inf
+            if score > run.best or not self.best:
+                run.best, run.best_epoch = score, epoch
+                self.best = {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()}
+        run.history.append(entry)
+        return entry
+
+    def save(self, folder: Path) -> None:
+        weights = self.model.state_dict() | {f"average/{k}": v for k, v in self.average.weights.items()}
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        checkpoint.save(folder, weights, self.best, optimizer, vars(self.run).copy())
+
+
+class _Average:
+    """Exponential moving average of the trained weights, with the usual correction while it is young."""
+
+    def __init__(self, model: Model, decay: float):
+        self.decay = decay
+        self.weights = {k: p.detach().clone() for k, p in model.named_parameters() if p.requires_grad} if decay else {}
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
+
+    @torch.no_grad()
+    def update(self, model: Model, step: int) -> None:
+        if self.decay:
+            rate = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
+            names = dict(model.named_parameters())
+            torch._foreach_lerp_(list(self.weights.values()), [names[k].detach() for k in self.weights], rate)
+
+    def applied(self, model: Model) -> "_Swapped":
+        return _Swapped(model, self.weights)
+
+
+class _Swapped:
+    """While it is entered, the model has other weights."""
+
+    def __init__(self, model: Model, weights: dict[str, Tensor]):
+        self.model, self.weights = model, weights
+
+    def __enter__(self) -> None:
+        names = dict(self.model.named_parameters())
+        self.own = {k: names[k].data for k in self.weights}
+        for k, w in self.weights.items():
+            names[k].data = w
+
+    def __exit__(self, *_: object) -> None:
+        names = dict(self.model.named_parameters())
+        for k, w in self.own.items():
+            names[k].data = w
+
+
+@torch.inference_mode()
+def outputs(model: Model, data: Dataset, rows: np.ndarray, device: Any = "cpu", batch: int = 256) -> tuple[dict[str, Tensor], dict[str, Cells]]:
+    """The model's outs and the truth of these rows: {target: out [rows, ...]}, {target: Cells}."""
+    model.eval()
+    outs: dict[str, list[Tensor]] = {t: [] for t in model.targets}
+    for at in range(0, len(rows), batch):
+        b: Batch = data.batch(rows[at : at + batch]).to(device)
+        for target, out in model(b)[0].items():
+            outs[target].append(out.float().cpu())
+    return {t: torch.cat(o) for t, o in outs.items()}, {t: data.targets[t].cells(rows) for t in model.targets}
+
+
+def validate(model: Model, data: Dataset, rows: np.ndarray, device: Any) -> dict[str, float]:
+    """{"held_loss", "score" (more is better), and each target's main metric}; several targets' scores are averaged."""
+    outs, truth = outputs(model, data, rows, device)
+    figures: dict[str, float] = {}
+    loss, score = 0.0, []
+    for target, task in zip(model.targets, model.tasks):
+        if not len(truth[target].rows):
+            continue
+        loss += float(task.loss(outs[target].to(device), truth[target].to(device)))
+        value = task.scores(outs[target], truth[target]).get(task.metric, math.nan)
+        figures[f"{target} {task.metric}"] = value
+        score.append(_oriented(task, value))
+    usable = [s for s in score if math.isfinite(s)]
+    return figures | {"held_loss": loss, "score": float(np.mean(usable)) if usable else -loss}
+
+
+def _oriented(task: Task, value: float) -> float:
+    return value if task.higher else -value
+
+
+def _calibrate(model: Model, data: Dataset, held: np.ndarray) -> None:
+    if not len(held):
+        return
+    outs, truth = outputs(model, data, held)
+    for target, task in zip(model.targets, model.tasks):
+        if len(truth[target].rows):
+            task.calibrate(outs[target].clone(), truth[target])
+
+
+def _optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
+    """AdamW; biases, norms and other vectors are not decayed."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.decay},
+              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=options.rate)
+
+
+def _schedule(step: int, steps: int, warmup: float) -> float:
+    """Linear rise, then a cosine to zero (Loshchilov and Hutter 2017, "SGDR", eq. 5 without restarts)."""
+    rise = max(int(steps * warmup), 1)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
