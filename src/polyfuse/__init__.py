@@ -13,12 +13,40 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "Bundle": "bundle", "Predictions": "bundle", "fit": "fit", "look": "look", "load_plugin": "plugins",
-    "Column": "core", "Schema": "core", "Window": "core", "Error": "core", "DataError": "core", "RecipeError": "core", "BundleError": "core",
-    "Table": "data", "read": "data", "Store": "data",
+    "Bundle": "bundle",
+    "Predictions": "bundle",
+    "fit": "fit",
+    "look": "look",
+    "load_plugin": "plugins",
+    "Column": "core",
+    "Schema": "core",
+    "Window": "core",
+    "Error": "core",
+    "DataError": "core",
+    "RecipeError": "core",
+    "BundleError": "core",
+    "Table": "data",
+    "read": "data",
+    "Store": "data",
 }
-__all__ = ["BundleError", "Bundle", "Column", "DataError", "Error", "Predictions", "RecipeError", "Schema", "Store", "Table", "Window",
-           "__version__", "fit", "load_plugin", "look", "read"]
+__all__ = [
+    "BundleError",
+    "Bundle",
+    "Column",
+    "DataError",
+    "Error",
+    "Predictions",
+    "RecipeError",
+    "Schema",
+    "Store",
+    "Table",
+    "Window",
+    "__version__",
+    "fit",
+    "load_plugin",
+    "look",
+    "read",
+]
 
 if TYPE_CHECKING:
     from .bundle import Bundle, Predictions

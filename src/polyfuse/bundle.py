@@ -102,8 +102,11 @@ class Bundle:
             strict: a row with a cell that cannot be read gets an error instead of an answer from its other cells.
         """
         opener = Opener(Path(base) if base else Path.cwd(), allow_outside)
-        if isinstance(rows, dict) and not any(isinstance(v, list | tuple | np.ndarray) and c.modality in ("number", "category", "text")
-                                              for c in self.schema.having("input") if (v := rows.get(c.name)) is not None):
+        if isinstance(rows, dict) and not any(
+            isinstance(v, list | tuple | np.ndarray) and c.modality in ("number", "category", "text")
+            for c in self.schema.having("input")
+            if (v := rows.get(c.name)) is not None
+        ):
             made = self._answers(self._raws([rows]), 1, opener, strict)[0]
             if made["error"]:
                 raise DataError("the row", made["error"])
@@ -115,8 +118,9 @@ class Bundle:
         made = [r for raws, size in self._chunks(table) for r in self._answers(raws, size, opener, strict)]
         return Predictions(made, self._notes(table), self._carried(table))
 
-    def predict_rows(self, rows: list[dict[str, Any]], *, base: str | Path | None = None, allow_outside: bool = False,
-                     strict: bool = False) -> Predictions:
+    def predict_rows(
+        self, rows: list[dict[str, Any]], *, base: str | Path | None = None, allow_outside: bool = False, strict: bool = False
+    ) -> Predictions:
         """The one path to an answer: rows as dicts; a cell is a path, bytes, an array or a plain value. Thread-safe."""
         opener = Opener(Path(base) if base else Path.cwd(), allow_outside)
         made: list[dict[str, Any]] = []
@@ -141,8 +145,12 @@ class Bundle:
         table = read(rows, base=Path(base) if base else None)
         for target in self.schema.having("target"):
             if target.name not in table.names:
-                raise DataError(f"target '{target.name}'", f"is not a column of {table.name}", expected=f"one of {', '.join(table.names)}",
-                                fix=did_you_mean(target.name, table.names) or "evaluate needs labelled rows")
+                raise DataError(
+                    f"target '{target.name}'",
+                    f"is not a column of {table.name}",
+                    expected=f"one of {', '.join(table.names)}",
+                    fix=did_you_mean(target.name, table.names) or "evaluate needs labelled rows",
+                )
         outs, truths, refused, count = self.outputs(table, allow_outside)
         metrics, reports = {}, {}
         for target, task in zip(self.targets, self.model.tasks):
@@ -201,8 +209,11 @@ class Bundle:
     def _chunks(self, table: Table, targets: bool = False) -> Iterable[tuple[dict[str, list[Any]], int]]:
         cut = windows(table, self.schema.window) if self.schema.window else None
         count = len(cut) if cut is not None else len(table)
-        wanted = [c for c in self._inputs() + (self.schema.having("target") if targets else ())
-                  if all(r in table.names for r in c.reads) or (c.sources and any(r in table.names for r in c.reads))]
+        wanted = [
+            c
+            for c in self._inputs() + (self.schema.having("target") if targets else ())
+            if all(r in table.names for r in c.reads) or (c.sources and any(r in table.names for r in c.reads))
+        ]
         for at in range(0, count, _CHUNK):
             rows = np.arange(at, min(at + _CHUNK, count))
             yield {c.name: list(raw_values(table, c, rows, cut)) for c in wanted}, len(rows)
@@ -230,8 +241,7 @@ class Bundle:
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the folder beside its place and rename it there: a reader never sees half of one."""
         path = Path(path)
-        if path.exists() and not overwrite:
-            raise BundleError(f"bundle '{path}'", "exists already", fix="choose another --out, or give --overwrite")
+        check_place(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
@@ -244,9 +254,7 @@ class Bundle:
             files = {f.name: _sha256(f) for f in sorted(temporary.iterdir())}
             _write_json(temporary / _MANIFEST, {"format": FORMAT, "polyfuse": __version__, "files": files})
             if path.exists():
-                if path.is_dir() and not (path / _MANIFEST).is_file() and any(path.iterdir()):
-                    raise BundleError(f"bundle '{path}'", "is a folder with other files in it", fix="choose another --out")
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path)
             os.replace(temporary, path)
         except OSError as error:
             raise BundleError(f"bundle '{path}'", f"cannot be written ({error.strerror})") from None
@@ -260,18 +268,34 @@ class Bundle:
         path = Path(path)
         manifest = _checked(path)
         if manifest["format"] > FORMAT:
-            raise BundleError(f"bundle '{path}'", f"has format {manifest['format']}, written by polyfuse {manifest.get('polyfuse')}",
-                              expected=f"format {FORMAT} or older", fix="install that release of polyfuse or a newer one")
+            raise BundleError(
+                f"bundle '{path}'",
+                f"has format {manifest['format']}, written by polyfuse {manifest.get('polyfuse')}",
+                expected=f"format {FORMAT} or older",
+                fix="install that release of polyfuse or a newer one",
+            )
         recipe, states, card = (_read_json(path / f) for f in (_RECIPE, _CODECS, _CARD))
         try:
             bundle = build(recipe, states, card)
             bundle.model.load_state_dict(load_file(path / _WEIGHTS))
         except RecipeError as error:
-            raise BundleError(f"bundle '{path}'", f"needs a part that is not here ({error})", fix="load its plugin: --plugin FILE") from None
+            raise BundleError(
+                f"bundle '{path}'", f"needs a part that is not here ({error})", fix="load its plugin: --plugin FILE"
+            ) from None
         except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
             raise BundleError(f"bundle '{path}'", f"does not fit together ({error})", fix="fit again") from None
         bundle.model.eval()
         return bundle
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Nothing is at `path`, or an old bundle that may go: never a file or a folder with anything else in it."""
+    if not path.exists():
+        return
+    if not overwrite:
+        raise BundleError(f"bundle '{path}'", "exists already", fix="choose another --out, or give --overwrite")
+    if not path.is_dir() or (any(path.iterdir()) and not (path / _MANIFEST).is_file()):
+        raise BundleError(f"'{path}'", "is no bundle and is not overwritten", fix="choose another --out")
 
 
 def build(recipe: dict[str, Any], states: dict[str, Any], card: dict[str, Any] | None = None) -> Bundle:
@@ -282,8 +306,9 @@ def build(recipe: dict[str, Any], states: dict[str, Any], card: dict[str, Any] |
         if column.role in ("input", "target"):
             made[column.name] = codecs.build(column.modality, column.name, **recipe["codecs"].get(column.name, {}))
             made[column.name].load_state(states[column.name])
-    model = Model(views_of(schema, made), {c.name: made[c.name] for c in schema.having("target")}, recipe["width"], recipe["fusion"],
-                  recipe["parts"])
+    model = Model(
+        views_of(schema, made), {c.name: made[c.name] for c in schema.having("target")}, recipe["width"], recipe["fusion"], recipe["parts"]
+    )
     return Bundle(schema, made, model, recipe, card or {})
 
 
@@ -294,8 +319,12 @@ def columns_of(bundle: Bundle) -> dict[str, list[str]]:
 
 def _checked(path: Path) -> dict[str, Any]:
     if not (path / _MANIFEST).is_file():
-        raise BundleError(f"bundle '{path}'", "has no manifest.json" if path.is_dir() else "is no folder" if path.exists() else "does not exist",
-                          expected="a folder that `polyfuse fit` wrote", fix="check the path")
+        raise BundleError(
+            f"bundle '{path}'",
+            "has no manifest.json" if path.is_dir() else "is no folder" if path.exists() else "does not exist",
+            expected="a folder that `polyfuse fit` wrote",
+            fix="check the path",
+        )
     manifest = _read_json(path / _MANIFEST)
     if not isinstance(manifest.get("format"), int) or not isinstance(manifest.get("files"), dict):
         raise BundleError(f"bundle '{path}'", "has a manifest.json that is not ours", fix="fit again")
@@ -305,7 +334,9 @@ def _checked(path: Path) -> dict[str, Any]:
             if Path(name).name != name or not file.is_file():
                 raise BundleError(f"bundle '{path}'", f"lacks its file '{name}'", fix="copy the whole folder again, or fit again")
             if _sha256(file) != digest:
-                raise BundleError(f"bundle '{path}'", f"was altered: '{name}' is not what `fit` wrote", fix="copy the folder again, or fit again")
+                raise BundleError(
+                    f"bundle '{path}'", f"was altered: '{name}' is not what `fit` wrote", fix="copy the folder again, or fit again"
+                )
     return manifest
 
 

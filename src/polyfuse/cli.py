@@ -3,91 +3,150 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 import polyfuse as pf
 
 app = typer.Typer(
-    name="polyfuse", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    name="polyfuse",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     help="Learn from a table whose columns are text, images, sound, video, sensors, numbers and categories, together.\n\n"
-         "First: [bold]polyfuse look TABLE[/bold], then [bold]polyfuse fit TABLE --target NAME --out BUNDLE[/bold], "
-         "then [bold]polyfuse predict BUNDLE NEW --out ANSWERS.csv[/bold].")
+    "First: [bold]polyfuse look TABLE[/bold], then [bold]polyfuse fit TABLE --target NAME --out BUNDLE[/bold], "
+    "then [bold]polyfuse predict BUNDLE NEW --out ANSWERS.csv[/bold].",
+)
 
 TableArg = Annotated[str, typer.Argument(help="CSV, TSV, Parquet, JSON Lines (also .gz, .zst), or a folder of class folders.")]
 BundleArg = Annotated[Path, typer.Argument(help="A folder that `polyfuse fit` wrote.")]
-Targets = Annotated[Optional[list[str]], typer.Option("--target", "-t", help="Column to predict. Repeat for several.")]
-Columns = Annotated[Optional[list[str]], typer.Option("--column", help="NAME=MODALITY, overruling the guess. Repeatable.")]
-Ignore = Annotated[Optional[list[str]], typer.Option("--ignore", help="Column to leave out. Repeatable.")]
-Join = Annotated[Optional[list[str]], typer.Option("--join", help="NAME=MODALITY:c1,margin*: one cell of several columns. Repeatable.")]
-WindowOption = Annotated[Optional[str], typer.Option("--window", help="id=unit,order=cycle,length=40[,stride=1][,horizon=0]: cut a long table.")]
-Task = Annotated[Optional[str], typer.Option("--task", help="binary, multiclass, multilabel, regression or quantile. Found unless named.")]
-Plugin = Annotated[Optional[list[Path]], typer.Option("--plugin", help="Python file with parts of your own. Repeatable.")]
+Targets = Annotated[list[str] | None, typer.Option("--target", "-t", help="Column to predict. Repeat for several.")]
+Columns = Annotated[list[str] | None, typer.Option("--column", help="NAME=MODALITY, overruling the guess. Repeatable.")]
+Ignore = Annotated[list[str] | None, typer.Option("--ignore", help="Column to leave out. Repeatable.")]
+Join = Annotated[list[str] | None, typer.Option("--join", help="NAME=MODALITY:c1,margin*: one cell of several columns. Repeatable.")]
+WindowOption = Annotated[
+    str | None, typer.Option("--window", help="id=unit,order=cycle,length=40[,stride=1][,horizon=0]: cut a long table.")
+]
+Task = Annotated[str | None, typer.Option("--task", help="binary, multiclass, multilabel, regression or quantile. Found unless named.")]
+Plugin = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file with parts of your own. Repeatable.")]
 Outside = Annotated[bool, typer.Option("--allow-outside", help="Also read media outside the table's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-          debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
     if version:
         print(f"polyfuse {pf.__version__}")
         raise typer.Exit
 
 
 @app.command()
-def look(table: TableArg, target: Targets = None, column: Columns = None, ignore: Ignore = None, join: Join = None,
-         window: WindowOption = None, task: Task = None, plugin: Plugin = None, as_json: AsJson = False,
-         out: Annotated[Path, typer.Option(help="Where the schema goes; edit it and give it to `fit --schema`.")] = Path("schema.json")) -> None:
+def look(
+    table: TableArg,
+    target: Targets = None,
+    column: Columns = None,
+    ignore: Ignore = None,
+    join: Join = None,
+    window: WindowOption = None,
+    task: Task = None,
+    plugin: Plugin = None,
+    as_json: AsJson = False,
+    out: Annotated[Path, typer.Option(help="Where the schema goes; edit it and give it to `fit --schema`.")] = Path("schema.json"),
+) -> None:
     """Say what each column is, why, and how sure; write schema.json."""
     _plugins(plugin)
-    found = pf.look(table, target or None, columns=_pairs("--column", column), ignore=ignore or [], join=_joins(join), window=window, task=task,
-                    out=out)
+    found = pf.look(
+        table, target or None, columns=_pairs("--column", column), ignore=ignore or [], join=_joins(join), window=window, task=task, out=out
+    )
     print(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else "\n".join(found.lines()))
     print(f"wrote {out}", file=sys.stderr)
 
 
 @app.command()
-def fit(table: TableArg, out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bundle.")], target: Targets = None,
-        val: Annotated[Optional[str], typer.Option(help="Table of validation rows; otherwise some rows are held out.")] = None,
-        fusion: Annotated[Optional[str], typer.Option(help="concat, add, multiply, weighted, attention, transformer ...")] = None,
-        task: Task = None,
-        schema: Annotated[Optional[Path], typer.Option(help="The file that `look` wrote.")] = None,
-        recipe: Annotated[Optional[Path], typer.Option(help="A bundle or its recipe.json: repeat that fit.")] = None,
-        column: Columns = None, ignore: Ignore = None, join: Join = None, window: WindowOption = None,
-        group: Annotated[Optional[str], typer.Option(help="Column whose groups are never split between training and validation.")] = None,
-        time_column: Annotated[Optional[str], typer.Option(help="Column of time: the latest rows are held out.")] = None,
-        split_column: Annotated[Optional[str], typer.Option(help="Column that says train, val or test.")] = None,
-        weight: Annotated[Optional[str], typer.Option(help="Column with each row's weight.")] = None,
-        size: Annotated[str, typer.Option(help="s, m or l: width, and with it speed and memory.")] = "m",
-        time: Annotated[Optional[str], typer.Option(help="Budget of the whole command: 90s, 10m, 1h30m.")] = None,
-        seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
-        resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
-        plugin: Plugin = None,
-        device: Annotated[Optional[str], typer.Option(help="cpu or cuda; by default the fastest there is.")] = None,
-        threads: Annotated[Optional[int], typer.Option(help="Processor threads.", min=1)] = None,
-        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-        setting: Annotated[Optional[list[str]], typer.Option("--set", help="part.option=value, e.g. fusion.depth=3, photo.encoder=image-resnet. Repeatable.")] = None,
-        max_refused: Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)] = 0.1,
-        allow_outside: Outside = False,
-        log_to: Annotated[Optional[str], typer.Option(help="tensorboard, mlflow or wandb.")] = None) -> None:
+def fit(
+    table: TableArg,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bundle.")],
+    target: Targets = None,
+    val: Annotated[str | None, typer.Option(help="Table of validation rows; otherwise some rows are held out.")] = None,
+    fusion: Annotated[str | None, typer.Option(help="concat, add, multiply, weighted, attention, transformer ...")] = None,
+    task: Task = None,
+    schema: Annotated[Path | None, typer.Option(help="The file that `look` wrote.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A bundle or its recipe.json: repeat that fit.")] = None,
+    column: Columns = None,
+    ignore: Ignore = None,
+    join: Join = None,
+    window: WindowOption = None,
+    group: Annotated[str | None, typer.Option(help="Column whose groups are never split between training and validation.")] = None,
+    time_column: Annotated[str | None, typer.Option(help="Column of time: the latest rows are held out.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column that says train, val or test.")] = None,
+    weight: Annotated[str | None, typer.Option(help="Column with each row's weight.")] = None,
+    size: Annotated[str, typer.Option(help="s, m or l: width, and with it speed and memory.")] = "m",
+    time: Annotated[str | None, typer.Option(help="Budget of the whole command: 90s, 10m, 1h30m.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
+    plugin: Plugin = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the fastest there is.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads.", min=1)] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="part.option=value, e.g. fusion.depth=3, photo.encoder=image-resnet. Repeatable.")
+    ] = None,
+    max_refused: Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)] = 0.1,
+    allow_outside: Outside = False,
+    log_to: Annotated[str | None, typer.Option(help="tensorboard, mlflow or wandb.")] = None,
+) -> None:
     """Train on a table and write a bundle.
 
     Example: polyfuse fit pets.csv --target adopted --out pets.bundle --time 10m
     """
     _plugins(plugin)
-    pf.fit(table, target or None, out=out, val=val, fusion=fusion, task=task, schema=schema, recipe=recipe, columns=_pairs("--column", column),
-           ignore=ignore or [], join=_joins(join), window=window, group=group, time_column=time_column, split_column=split_column,
-           weight=weight, size=size, time=time, seed=seed, resume=resume, overwrite=overwrite, device=device, threads=threads, quiet=quiet,
-           set=setting or [], max_refused=max_refused, allow_outside=allow_outside, log_to=log_to)
+    pf.fit(
+        table,
+        target or None,
+        out=out,
+        val=val,
+        fusion=fusion,
+        task=task,
+        schema=schema,
+        recipe=recipe,
+        columns=_pairs("--column", column),
+        ignore=ignore or [],
+        join=_joins(join),
+        window=window,
+        group=group,
+        time_column=time_column,
+        split_column=split_column,
+        weight=weight,
+        size=size,
+        time=time,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+        threads=threads,
+        quiet=quiet,
+        set=setting or [],
+        max_refused=max_refused,
+        allow_outside=allow_outside,
+        log_to=log_to,
+    )
 
 
 @app.command()
-def predict(bundle: BundleArg, table: TableArg, out: Annotated[Path, typer.Option("--out", "-o", help=".csv, .parquet or .jsonl")],
-            plugin: Plugin = None, allow_outside: Outside = False,
-            strict: Annotated[bool, typer.Option("--strict", help="No answer for a row with an unreadable cell.")] = False) -> None:
+def predict(
+    bundle: BundleArg,
+    table: TableArg,
+    out: Annotated[Path, typer.Option("--out", "-o", help=".csv, .parquet or .jsonl")],
+    plugin: Plugin = None,
+    allow_outside: Outside = False,
+    strict: Annotated[bool, typer.Option("--strict", help="No answer for a row with an unreadable cell.")] = False,
+) -> None:
     """Answer every row of a table. Cells, and whole columns, may be missing."""
     _plugins(plugin)
     answers = pf.Bundle.load(bundle).predict(table, allow_outside=allow_outside, strict=strict)
@@ -158,8 +217,12 @@ def info(bundle: BundleArg, as_json: AsJson = False, plugin: Plugin = None) -> N
     from polyfuse.fit import summary
 
     card = made.card
-    print(f"fusion {card['model']['fusion']}, {card['model']['parameters']:,} parameters, made {card['made']} by polyfuse {card['versions']['polyfuse']}")
-    print(f"trained on {card['data']['trained_on']} rows of {card['data']['name']}, {card['data']['held_out']} held out ({card['data']['split']})")
+    print(
+        f"fusion {card['model']['fusion']}, {card['model']['parameters']:,} parameters, made {card['made']} by polyfuse {card['versions']['polyfuse']}"
+    )
+    print(
+        f"trained on {card['data']['trained_on']} rows of {card['data']['name']}, {card['data']['held_out']} held out ({card['data']['split']})"
+    )
     for c in made.schema.columns:
         encoder = card["model"]["encoders"].get(c.name, "")
         print(f"  {c.name:<24} {c.role:<7} {c.modality:<9} {encoder}")
@@ -167,7 +230,9 @@ def info(bundle: BundleArg, as_json: AsJson = False, plugin: Plugin = None) -> N
 
 
 @app.command()
-def parts(kind: Annotated[Optional[str], typer.Argument(help="modalities, encoders, fusions or tasks")] = None, as_json: AsJson = False) -> None:
+def parts(
+    kind: Annotated[str | None, typer.Argument(help="modalities, encoders, fusions or tasks")] = None, as_json: AsJson = False
+) -> None:
     """List every part with one line and its options."""
     from polyfuse.contract import list_parts
 

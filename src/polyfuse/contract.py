@@ -13,8 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import (Cells, Codec, Draws, Encoder, Error, Fusion, Registry, TableCodec, TabularCodec, Task, Tokens, codecs, encoders, fusions,
-                   option_names, tasks)
+from .core import (
+    Cells,
+    Codec,
+    Draws,
+    Encoder,
+    Error,
+    Fusion,
+    Registry,
+    TableCodec,
+    TabularCodec,
+    Task,
+    Tokens,
+    codecs,
+    encoders,
+    fusions,
+    option_names,
+    tasks,
+)
 from .plugins import load_plugin
 
 WIDTH = 32
@@ -172,7 +188,9 @@ def encoder_row_alone(name: str) -> None:
         n = one.shape[1]
         assert not mask[i, n:].any(), "padding made tokens"
         assert torch.equal(mask[i, :n], m[0]), "the mask depends on the neighbours"
-        _close(one[0].masked_fill(~m[0, :, None], 0), x[i, :n].masked_fill(~m[0, :, None], 0), "a row alone differs from the row in a batch")
+        _close(
+            one[0].masked_fill(~m[0, :, None], 0), x[i, :n].masked_fill(~m[0, :, None], 0), "a row alone differs from the row in a batch"
+        )
 
 
 def encoder_ignores_padding(name: str) -> None:
@@ -330,7 +348,11 @@ def task_learns(name: str) -> None:
 
 
 def _group(prefix: str) -> dict[str, Callable[[str], None]]:
-    return {k: v for k, v in globals().items() if k.startswith(prefix + "_") and inspect.isfunction(v) and k not in ("encoder_of", "fusion_of", "task_of")}
+    return {
+        k: v
+        for k, v in globals().items()
+        if k.startswith(prefix + "_") and inspect.isfunction(v) and k not in ("encoder_of", "fusion_of", "task_of")
+    }
 
 
 CHECKS = {"modalities": _group("codec"), "encoders": _group("encoder"), "fusions": _group("fusion"), "tasks": _group("task")}
@@ -386,8 +408,14 @@ def list_parts(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
             part = REGISTRIES[noun].get(name)
             parameters = inspect.signature(part).parameters
             doc = inspect.cleandoc(part.__doc__ or "")
-            entries.append({"name": name, "summary": doc.split("\n")[0],
-                            "options": {o: _plain(parameters[o].default) for o in option_names(part)}, "doc": doc})
+            entries.append(
+                {
+                    "name": name,
+                    "summary": doc.split("\n")[0],
+                    "options": {o: _plain(parameters[o].default) for o in option_names(part)},
+                    "doc": doc,
+                }
+            )
         out[noun] = entries
     return out
 

@@ -19,15 +19,30 @@ import pyarrow as pa
 import torch
 
 from . import __version__
-from .bundle import Bundle, build
-from .core import Codec, Column, DataError, Error, RecipeError, Schema, TableCodec, codecs, did_you_mean
+from .bundle import Bundle, build, check_place
+from .core import Codec, DataError, RecipeError, Schema, TableCodec, codecs, did_you_mean
 from .core.progress import Progress
-from .data import (Dataset, Opener, Source, Store, Table, fit_codec, hold_out, look, prepare, prepare_table, prepare_tabular, read,
-                   schema_from_file, size_text, windows)
+from .data import (
+    Dataset,
+    Opener,
+    Source,
+    Store,
+    Table,
+    fit_codec,
+    hold_out,
+    look,
+    prepare,
+    prepare_table,
+    prepare_tabular,
+    read,
+    schema_from_file,
+    size_text,
+    windows,
+)
 from .evaluate import evaluate as score
 from .learners import Interrupted, TrainOptions, train
 from .learners.net import outputs
-from .model import Model, views_of
+from .model import views_of
 from .recipe import choose_tasks, parse_settings, resolve
 from .tracking import tracker
 
@@ -48,14 +63,37 @@ class _Run:
     split: str = ""
 
 
-def fit(rows: Any, target: str | list[str] | None = None, *, out: str | Path | None = None, val: Any = None, fusion: str | None = None,
-        task: str | None = None, schema: Schema | str | Path | None = None, recipe: dict[str, Any] | str | Path | None = None,
-        columns: dict[str, str] | None = None, ignore: list[str] | None = None, join: dict[str, tuple[str, list[str]]] | None = None,
-        window: Any = None, group: str | None = None, time_column: str | None = None, split_column: str | None = None,
-        weight: str | None = None, size: str = "m", time: float | str | None = None, seed: int = 0, resume: bool = False,
-        overwrite: bool = False, device: str | None = None, threads: int | None = None, quiet: bool = True,
-        set: dict[str, Any] | list[str] | None = None, max_refused: float = 0.1, allow_outside: bool = False,
-        log_to: str | None = None) -> Bundle:
+def fit(
+    rows: Any,
+    target: str | list[str] | None = None,
+    *,
+    out: str | Path | None = None,
+    val: Any = None,
+    fusion: str | None = None,
+    task: str | None = None,
+    schema: Schema | str | Path | None = None,
+    recipe: dict[str, Any] | str | Path | None = None,
+    columns: dict[str, str] | None = None,
+    ignore: list[str] | None = None,
+    join: dict[str, tuple[str, list[str]]] | None = None,
+    window: Any = None,
+    group: str | None = None,
+    time_column: str | None = None,
+    split_column: str | None = None,
+    weight: str | None = None,
+    size: str = "m",
+    time: float | str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+    threads: int | None = None,
+    quiet: bool = True,
+    set: dict[str, Any] | list[str] | None = None,
+    max_refused: float = 0.1,
+    allow_outside: bool = False,
+    log_to: str | None = None,
+) -> Bundle:
     """Train one network on a table of mixed columns.
 
     Every argument has its default so that a table and a target are enough; that is why there are so many.
@@ -92,8 +130,8 @@ def fit(rows: Any, target: str | list[str] | None = None, *, out: str | Path | N
     started = clock.monotonic()
     budget_s = seconds(time)
     progress = Progress(quiet)
-    if out is not None and Path(out).exists() and not overwrite:
-        raise RecipeError(f"--out '{out}'", "exists already", fix="choose another name, or give --overwrite")
+    if out is not None:
+        check_place(Path(out), overwrite)
     if threads:
         torch.set_num_threads(threads)
     given = _recipe(recipe)
@@ -107,7 +145,9 @@ def fit(rows: Any, target: str | list[str] | None = None, *, out: str | Path | N
             made = given
             the_schema = Schema.from_json(made["schema"])
         else:
-            the_schema = _schema(table, schema, target, task, columns, ignore, join, window, group, time_column, split_column, weight, progress)
+            the_schema = _schema(
+                table, schema, target, task, columns, ignore, join, window, group, time_column, split_column, weight, progress
+            )
             made = resolve(the_schema, fusion=fusion or "concat", size=size, seed=seed, settings=parse_settings(set), task=task)
         run = _Run(the_schema, made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside)
         for note in run.store.notes:
@@ -124,8 +164,19 @@ def fit(rows: Any, target: str | list[str] | None = None, *, out: str | Path | N
     return bundle
 
 
-def _train(run: _Run, val_table: Table | None, folder: Path | None, resume: bool, device: str | None,
-           budget: tuple[float, float] | None, log: Callable[[dict[str, Any]], None] | None) -> Bundle:
+@dataclass
+class Ready:
+    """A table made ready to learn from: split, codecs fitted, every cell prepared."""
+
+    run: _Run
+    codecs: dict[str, Codec]
+    data: Dataset
+    rows: np.ndarray
+    held: np.ndarray
+
+
+def make_ready(run: _Run, val_table: Table | None = None) -> Ready:
+    """Split, fit the codecs on the training rows, prepare every cell, and fill in the tasks of the recipe."""
     source = _source(run, run.table)
     rows, held, run.split = _split(run, source, val_table)
     fitted = _fit_codecs(run, source, rows)
@@ -133,29 +184,62 @@ def _train(run: _Run, val_table: Table | None, folder: Path | None, resume: bool
     data = _dataset(run, source, fitted, "training rows")
     rows = _labelled(run, data, rows, "training")
     if val_table is not None:
-        val_source = _source(run, val_table)
-        data, held = _joined(data, _dataset(run, val_source, fitted, "validation rows"))
+        data, held = _joined(data, _dataset(run, _source(run, val_table), fitted, "validation rows"))
     held = _labelled(run, data, held, "validation", required=False)
-    _announce(run, fitted, rows, held)
-    torch.manual_seed(run.recipe["seed"])
-    bundle = build(run.recipe, {n: c.state() for n, c in fitted.items()})
-    bundle.codecs.update(fitted)
-    _look_at_truth(bundle.model, data, rows)
-    _fit_encoders(bundle.model, data, rows)
+    return Ready(run, fitted, data, rows, held)
+
+
+def new_bundle(ready: Ready) -> Bundle:
+    """The recipe's network before its first step: seeded, its tasks and encoders fitted to what needs no training."""
+    torch.manual_seed(ready.run.recipe["seed"])
+    bundle = build(ready.run.recipe, {n: c.state() for n, c in ready.codecs.items()})
+    for target, part in zip(bundle.model.targets, bundle.model.tasks):
+        part.fit(ready.data.targets[target].cells(ready.rows).x)
+    for view, encoder in zip(bundle.model.views, bundle.model.encoders):
+        encoder.fit(_stream(ready.data, view, ready.rows))
+    return bundle
+
+
+def _train(
+    run: _Run,
+    val_table: Table | None,
+    folder: Path | None,
+    resume: bool,
+    device: str | None,
+    budget: tuple[float, float] | None,
+    log: Callable[[dict[str, Any]], None] | None,
+) -> Bundle:
+    ready = make_ready(run, val_table)
+    _announce(run, ready.rows, ready.held)
+    bundle = new_bundle(ready)
     if folder:
         _write_start(folder, run.recipe, bundle)
     options = TrainOptions(**run.recipe["train"])
     plan = run.recipe.get("plan")
     budget_s = None if budget is None or plan else max(1.0, budget[1] - (clock.monotonic() - budget[0]))
     try:
-        done = train(bundle.model, data, rows, held, options, seed=run.recipe["seed"], device=device, budget_s=budget_s, replay=plan,
-                     loss_weights=run.recipe["loss"], folder=folder, resume=resume, progress=run.progress, log=log)
+        done = train(
+            bundle.model,
+            ready.data,
+            ready.rows,
+            ready.held,
+            options,
+            seed=run.recipe["seed"],
+            device=device,
+            budget_s=budget_s,
+            replay=plan,
+            loss_weights=run.recipe["loss"],
+            folder=folder,
+            resume=resume,
+            progress=run.progress,
+            log=log,
+        )
     except Interrupted:
         raise RecipeError("fit", "was interrupted before the first epoch ended", fix="run it again; with --out, --resume goes on") from None
     if done.interrupted:
         run.progress.say("interrupted: keeping the best model so far", "yellow")
     run.recipe["plan"] = done.plan if (budget is not None or plan or done.interrupted) else None
-    bundle.card = _card(run, bundle, data, rows, held, done)
+    bundle.card = _card(ready, bundle, done)
     for line in summary(bundle.card):
         run.progress.say(line)
     return bundle
@@ -164,29 +248,59 @@ def _train(run: _Run, val_table: Table | None, folder: Path | None, resume: bool
 # -- the steps --------------------------------------------------------------------------------------------------
 
 
-def _schema(table: Table, schema: Schema | str | Path | None, target: str | list[str] | None, task: str | None, columns: Any, ignore: Any,
-            join: Any, window: Any, group: Any, time_column: Any, split_column: Any, weight: Any, progress: Progress) -> Schema:
+def _schema(
+    table: Table,
+    schema: Schema | str | Path | None,
+    target: str | list[str] | None,
+    task: str | None,
+    columns: Any,
+    ignore: Any,
+    join: Any,
+    window: Any,
+    group: Any,
+    time_column: Any,
+    split_column: Any,
+    weight: Any,
+    progress: Progress,
+) -> Schema:
     if not len(table):
         raise DataError(table.name, "has no rows", expected="a table with at least 2 rows")
     if schema is not None:
         made = schema if isinstance(schema, Schema) else schema_from_file(schema)
         missing = [r for c in made.columns if c.role != "ignore" for r in c.reads if r not in table.names]
         if missing:
-            raise DataError(f"column '{missing[0]}'", f"of the schema is not in {table.name}", expected=f"one of {', '.join(table.names)}",
-                            fix=did_you_mean(missing[0], table.names))
+            raise DataError(
+                f"column '{missing[0]}'",
+                f"of the schema is not in {table.name}",
+                expected=f"one of {', '.join(table.names)}",
+                fix=did_you_mean(missing[0], table.names),
+            )
     else:
         targets = [target] if isinstance(target, str) else list(target or [])
         if not targets:
             raise RecipeError("fit", "has no target", expected=f"one of {', '.join(table.names)}", fix="name it: --target NAME")
-        looked = look(table, target=targets, columns=columns or {}, ignore=list(ignore or []), join=join or {}, group=group,
-                      time=time_column, split=split_column, weight=weight, window=window, task=task)
+        looked = look(
+            table,
+            target=targets,
+            columns=columns or {},
+            ignore=list(ignore or []),
+            join=join or {},
+            group=group,
+            time=time_column,
+            split=split_column,
+            weight=weight,
+            window=window,
+            task=task,
+        )
         made = looked.schema
         for line in looked.lines():
             progress.say(line)
     if not made.having("target"):
         raise RecipeError("schema", "has no target", fix='give one column the role "target", or --target NAME')
     if not made.having("input"):
-        raise RecipeError("schema", "has no input column", fix="`polyfuse look` says why each was left out; overrule with --column NAME=MODALITY")
+        raise RecipeError(
+            "schema", "has no input column", fix="`polyfuse look` says why each was left out; overrule with --column NAME=MODALITY"
+        )
     return made
 
 
@@ -235,8 +349,12 @@ def _dataset(run: _Run, source: Source, fitted: dict[str, Codec], label: str) ->
         run.refused.setdefault(name, {}).update(bad)
         if len(bad) > run.max_refused * len(source):
             first = "\n  ".join(list(bad.values())[:3])
-            raise DataError(f"column '{name}'", f"{len(bad)} of {len(source)} cells cannot be read, the first:\n  {first}\n",
-                            expected=f"at most {run.max_refused:.0%}", fix="correct them, --ignore the column, or raise --max-refused")
+            raise DataError(
+                f"column '{name}'",
+                f"{len(bad)} of {len(source)} cells cannot be read, the first:\n  {first}\n",
+                expected=f"at most {run.max_refused:.0%}",
+                fix="correct them, --ignore the column, or raise --max-refused",
+            )
     return Dataset(prepared, targets, views, len(source), _weights(run, source))
 
 
@@ -272,14 +390,18 @@ def _labelled(run: _Run, data: Dataset, rows: np.ndarray, what: str, required: b
     kept = rows[label]
     if required and len(kept) < 2:
         names = ", ".join(f"'{t}'" for t in data.targets)
-        raise DataError(f"target {names}", f"{len(kept)} of {len(rows)} {what} rows have a readable label", expected="at least 2",
-                        fix="label more rows, or name another --target")
+        raise DataError(
+            f"target {names}",
+            f"{len(kept)} of {len(rows)} {what} rows have a readable label",
+            expected="at least 2",
+            fix="label more rows, or name another --target",
+        )
     if lost := len(rows) - len(kept):
         run.progress.say(f"note: {lost} of {len(rows)} {what} rows have no label and are left out", "yellow")
     return kept
 
 
-def _announce(run: _Run, fitted: dict[str, Codec], rows: np.ndarray, held: np.ndarray) -> None:
+def _announce(run: _Run, rows: np.ndarray, held: np.ndarray) -> None:
     say = run.progress.say
     for column in run.schema.having("target"):
         say(f"target '{column.name}': {run.recipe['parts'][column.name]['task']}")
@@ -289,16 +411,6 @@ def _announce(run: _Run, fitted: dict[str, Codec], rows: np.ndarray, held: np.nd
             say(f"refused: {len(bad)} cells of '{name}', e.g. {next(iter(bad.values()))}", "yellow")
     used = sum(e["bytes"] for e in run.store.entries())
     say(f"prepared store: {size_text(used)} in {run.store.root}")
-
-
-def _look_at_truth(model: Model, data: Dataset, rows: np.ndarray) -> None:
-    for target, part in zip(model.targets, model.tasks):
-        part.fit(data.targets[target].cells(rows).x)
-
-
-def _fit_encoders(model: Model, data: Dataset, rows: np.ndarray) -> None:
-    for view, encoder in zip(model.views, model.encoders):
-        encoder.fit(_stream(data, view, rows))
 
 
 def _stream(data: Dataset, view: str, rows: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
@@ -311,7 +423,8 @@ def _stream(data: Dataset, view: str, rows: np.ndarray) -> Iterator[dict[str, to
 # -- what is written --------------------------------------------------------------------------------------------
 
 
-def _card(run: _Run, bundle: Bundle, data: Dataset, rows: np.ndarray, held: np.ndarray, done: Any) -> dict[str, Any]:
+def _card(ready: Ready, bundle: Bundle, done: Any) -> dict[str, Any]:
+    run, data, rows, held = ready.run, ready.data, ready.rows, ready.held
     metrics: dict[str, Any] = {}
     reports: dict[str, Any] = {}
     if len(held):
@@ -322,15 +435,32 @@ def _card(run: _Run, bundle: Bundle, data: Dataset, rows: np.ndarray, held: np.n
                 reports[target] = part.report(outs[target], truths[target])
     present = data.present(rows)
     return {
-        "data": {"name": run.table.name, "rows": len(run.table), "trained_on": len(rows), "held_out": len(held), "split": run.split,
-                 "present": {v: round(float(p), 4) for v, p in zip(data.views, present.mean(0))},
-                 "refused": {n: len(b) for n, b in run.refused.items() if b},
-                 "refused_examples": {n: list(b.values())[:5] for n, b in run.refused.items() if b}},
-        "metrics": metrics, "report": reports, "history": done.history, "best_epoch": done.best_epoch,
-        "model": {"fusion": run.recipe["fusion"]["name"], "encoders": {v: e.name for v, e in zip(bundle.model.views, bundle.model.encoders)},
-                  "parameters": sum(p.numel() for p in bundle.model.parameters())},
-        "versions": {"polyfuse": __version__, "torch": torch.__version__, "python": platform.python_version(), "numpy": np.__version__,
-                     "pyarrow": pa.__version__},
+        "data": {
+            "name": run.table.name,
+            "rows": len(run.table),
+            "trained_on": len(rows),
+            "held_out": len(held),
+            "split": run.split,
+            "present": {v: round(float(p), 4) for v, p in zip(data.views, present.mean(0))},
+            "refused": {n: len(b) for n, b in run.refused.items() if b},
+            "refused_examples": {n: list(b.values())[:5] for n, b in run.refused.items() if b},
+        },
+        "metrics": metrics,
+        "report": reports,
+        "history": done.history,
+        "best_epoch": done.best_epoch,
+        "model": {
+            "fusion": run.recipe["fusion"]["name"],
+            "encoders": {v: e.name for v, e in zip(bundle.model.views, bundle.model.encoders)},
+            "parameters": sum(p.numel() for p in bundle.model.parameters()),
+        },
+        "versions": {
+            "polyfuse": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "pyarrow": pa.__version__,
+        },
         "made": clock.strftime("%Y-%m-%dT%H:%M:%SZ", clock.gmtime()),
     }
 
@@ -362,8 +492,11 @@ def _run_folder(out: str | Path | None, recipe: dict[str, Any], table: Table, va
         except (OSError, ValueError):
             old = None
         if resume and old not in (None, mark):
-            raise RecipeError(f"--resume of '{out}'", "has other data or options than the run that was stopped",
-                              fix="give the same ones, or start anew without --resume")
+            raise RecipeError(
+                f"--resume of '{out}'",
+                "has other data or options than the run that was stopped",
+                fix="give the same ones, or start anew without --resume",
+            )
         if not resume or old is None:
             shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -440,6 +573,3 @@ def _scratch() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["Column", "Error", "fit", "seconds", "summary"]

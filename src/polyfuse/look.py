@@ -7,9 +7,17 @@ from .data import Looked, parse_window, read
 from .data import look as infer
 
 
-def look(rows: Any, target: str | list[str] | None = None, *, columns: dict[str, str] | None = None, ignore: list[str] | None = None,
-         join: dict[str, tuple[str, list[str]]] | None = None, window: Any = None, task: str | None = None,
-         out: str | Path | None = None) -> Looked:
+def look(
+    rows: Any,
+    target: str | list[str] | None = None,
+    *,
+    columns: dict[str, str] | None = None,
+    ignore: list[str] | None = None,
+    join: dict[str, tuple[str, list[str]]] | None = None,
+    window: Any = None,
+    task: str | None = None,
+    out: str | Path | None = None,
+) -> Looked:
     """Guess each column's modality and role, with the reason, and write the schema where `out` says.
 
     Args:

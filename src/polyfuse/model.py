@@ -25,8 +25,9 @@ class Model(nn.Module):
         Batch of B rows -> {target: out [B, ...]}, and the auxiliary losses {name: scalar}.
     """
 
-    def __init__(self, views: dict[str, Codec], targets: dict[str, Codec], width: int, fusion: dict[str, Any],
-                 parts: dict[str, dict[str, Any]]):
+    def __init__(
+        self, views: dict[str, Codec], targets: dict[str, Codec], width: int, fusion: dict[str, Any], parts: dict[str, dict[str, Any]]
+    ):
         super().__init__()
         self.views, self.targets, self.width = list(views), list(targets), width
         self.spans = _span_names(self.views)

@@ -36,7 +36,9 @@ def parse_settings(settings: dict[str, Any] | list[str] | None) -> dict[str, dic
     return out
 
 
-def resolve(schema: Schema, *, fusion: str, size: str, seed: int, settings: dict[str, dict[str, Any]], task: str | None = None) -> dict[str, Any]:
+def resolve(
+    schema: Schema, *, fusion: str, size: str, seed: int, settings: dict[str, dict[str, Any]], task: str | None = None
+) -> dict[str, Any]:
     """The recipe of a schema: schema, codecs' and parts' options, fusion, width, training.
 
     Raises:
@@ -85,8 +87,12 @@ def _input(column: Column, options: dict[str, Any]) -> tuple[dict[str, Any], dic
         options["checkpoint"], name = name.removeprefix("hub:"), f"{column.modality}-hub"
     if not name or encoders.get(name).modality != column.modality:
         fitting = [n for n in encoders.names() if encoders.get(n).modality == column.modality]
-        raise RecipeError(where, f"cannot be encoded by '{name}'", expected=f"one of {', '.join(fitting)}",
-                          fix=did_you_mean(str(name), fitting) or f"--set {column.name}.encoder={fitting[0] if fitting else '...'}")
+        raise RecipeError(
+            where,
+            f"cannot be encoded by '{name}'",
+            expected=f"one of {', '.join(fitting)}",
+            fix=did_you_mean(str(name), fitting) or f"--set {column.name}.encoder={fitting[0] if fitting else '...'}",
+        )
     encoder = encoders.get(name)
     known = option_names(codec) + option_names(encoder)
     check_options(where, options, ["encoder", *known])
@@ -111,11 +117,17 @@ def _target(column: Column, options: dict[str, Any], task: str | None) -> tuple[
         return mine, {"task": "", **{k: v for k, v in options.items() if k not in mine}}
     part = tasks.get(name)
     if column.modality not in part.modalities:
-        raise RecipeError(f"target '{column.name}'", f"is read as {column.modality}, which task '{name}' cannot take",
-                          expected=f"a target that is {' or '.join(part.modalities)}", fix=f"--column {column.name}={part.modalities[0]}")
+        raise RecipeError(
+            f"target '{column.name}'",
+            f"is read as {column.modality}, which task '{name}' cannot take",
+            expected=f"a target that is {' or '.join(part.modalities)}",
+            fix=f"--column {column.name}={part.modalities[0]}",
+        )
     check_options(f"target '{column.name}'", options, option_names(codec) + option_names(part))
-    return ({k: v for k, v in options.items() if k in option_names(codec)},
-            {"task": name, **{k: v for k, v in options.items() if k in option_names(part)}})
+    return (
+        {k: v for k, v in options.items() if k in option_names(codec)},
+        {"task": name, **{k: v for k, v in options.items() if k in option_names(part)}},
+    )
 
 
 def choose_tasks(recipe: dict[str, Any], fitted: dict[str, Any]) -> None:
@@ -126,8 +138,11 @@ def choose_tasks(recipe: dict[str, Any], fitted: dict[str, Any]) -> None:
             continue
         name = max(tasks.names(), key=lambda n: tasks.get(n).claims(codec))
         if tasks.get(name).claims(codec) <= 0:
-            raise RecipeError(f"target '{target}'", f"is read as {codec.name}, and no task predicts that",
-                              fix=f"declare another modality: --column {target}=category or {target}=number")
+            raise RecipeError(
+                f"target '{target}'",
+                f"is read as {codec.name}, and no task predicts that",
+                fix=f"declare another modality: --column {target}=category or {target}=number",
+            )
         check_options(f"target '{target}' (task '{name}')", [k for k in part if k != "task"], option_names(tasks.get(name)))
         part["task"] = name
 
@@ -137,8 +152,12 @@ def _check_parts(schema: Schema, settings: dict[str, dict[str, Any]]) -> None:
     known = {"fusion", "train", "loss"} | views | {c.name for c in schema.columns} | set(codecs.names())
     for part in settings:
         if part not in known:
-            raise RecipeError(f"setting '{part}.{next(iter(settings[part]))}'", f"there is no part '{part}'",
-                              expected="fusion, train, loss, a view, a modality or a column", fix=did_you_mean(part, known))
+            raise RecipeError(
+                f"setting '{part}.{next(iter(settings[part]))}'",
+                f"there is no part '{part}'",
+                expected="fusion, train, loss, a view, a modality or a column",
+                fix=did_you_mean(part, known),
+            )
 
 
 def _json_or_text(value: str) -> Any:

@@ -41,8 +41,9 @@ class Registry(Generic[T]):
             owner = self._parts.get(name)
             # a module that is loaded twice (a plugin in a notebook) may file the same class again
             if owner is not None and (owner.__module__, owner.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise RecipeError(f"{self.noun} '{name}'", f"is already registered by {owner.__module__}.{owner.__qualname__}",
-                                  fix="choose another name")
+                raise RecipeError(
+                    f"{self.noun} '{name}'", f"is already registered by {owner.__module__}.{owner.__qualname__}", fix="choose another name"
+                )
             self._parts[name] = cls
             cls.name = name  # type: ignore[attr-defined]
             return cls
@@ -57,8 +58,12 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         if name not in self._parts:
-            raise RecipeError(f"{self.noun} '{name}'", "unknown", expected=f"one of {', '.join(self.names())}",
-                              fix=did_you_mean(name, self._parts) or "pick one of those, or load the plugin that has it")
+            raise RecipeError(
+                f"{self.noun} '{name}'",
+                "unknown",
+                expected=f"one of {', '.join(self.names())}",
+                fix=did_you_mean(name, self._parts) or "pick one of those, or load the plugin that has it",
+            )
         return self._parts[name]
 
     def build(self, part: str, /, *context: Any, **options: Any) -> T:
@@ -78,8 +83,12 @@ def check_options(where: str, given: Iterable[str], known: Iterable[str]) -> Non
     known = list(known)
     for option in given:
         if option not in known:
-            raise RecipeError(where, f"has no option '{option}'", expected=f"one of {', '.join(known) or 'none: it has no options'}",
-                              fix=did_you_mean(option, known))
+            raise RecipeError(
+                where,
+                f"has no option '{option}'",
+                expected=f"one of {', '.join(known) or 'none: it has no options'}",
+                fix=did_you_mean(option, known),
+            )
 
 
 codecs: Registry = Registry("modality")

@@ -68,16 +68,24 @@ class Schema:
             if column.name in seen:
                 raise RecipeError(f"column '{column.name}'", "appears twice in the schema", fix="rename one of them")
             if column.role not in get_args(Role):
-                raise RecipeError(f"column '{column.name}'", f"has the unknown role '{column.role}'",
-                                  expected=f"one of {', '.join(get_args(Role))}", fix=did_you_mean(column.role, get_args(Role)))
+                raise RecipeError(
+                    f"column '{column.name}'",
+                    f"has the unknown role '{column.role}'",
+                    expected=f"one of {', '.join(get_args(Role))}",
+                    fix=did_you_mean(column.role, get_args(Role)),
+                )
             seen.add(column.name)
 
     def __getitem__(self, name: str) -> Column:
         for column in self.columns:
             if column.name == name:
                 return column
-        raise RecipeError(f"column '{name}'", "is not in the schema", expected=f"one of {', '.join(c.name for c in self.columns)}",
-                          fix=did_you_mean(name, [c.name for c in self.columns]))
+        raise RecipeError(
+            f"column '{name}'",
+            "is not in the schema",
+            expected=f"one of {', '.join(c.name for c in self.columns)}",
+            fix=did_you_mean(name, [c.name for c in self.columns]),
+        )
 
     def __contains__(self, name: str) -> bool:
         return any(c.name == name for c in self.columns)
@@ -102,8 +110,12 @@ class Schema:
     def from_json(cls, data: Any) -> "Schema":
         """Raises RecipeError naming the entry at fault."""
         if not isinstance(data, dict) or not isinstance(data.get("columns"), list):
-            raise RecipeError("schema", "is not a schema", expected='an object such as {"columns": [{"name": ..., "modality": ...}]}',
-                              fix="write one with `polyfuse look TABLE`")
+            raise RecipeError(
+                "schema",
+                "is not a schema",
+                expected='an object such as {"columns": [{"name": ..., "modality": ...}]}',
+                fix="write one with `polyfuse look TABLE`",
+            )
         columns = []
         for at, entry in enumerate(data["columns"]):
             columns.append(_made(Column, entry, f"schema, column {at + 1}"))

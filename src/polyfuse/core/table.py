@@ -25,7 +25,8 @@ class TabularCodec(Codec):
 
     def filler(self) -> Value:
         return ({"value": np.zeros(self.numbers, np.float32)} if self.numbers else {}) | (
-            {"index": np.zeros(1, np.int64)} if self.cardinality else {})
+            {"index": np.zeros(1, np.int64)} if self.cardinality else {}
+        )
 
 
 class TableCodec(Codec):
@@ -72,8 +73,11 @@ class TableCodec(Codec):
 
     def empty(self, rows: int) -> dict[str, np.ndarray]:
         """Arrays for `rows` rows in which every member is absent."""
-        return {"value": np.zeros((rows, self.numbers), np.float32), "index": np.zeros((rows, len(self.index_columns)), np.int64),
-                "present": np.zeros((rows, len(self.members)), bool)}
+        return {
+            "value": np.zeros((rows, self.numbers), np.float32),
+            "index": np.zeros((rows, len(self.index_columns)), np.int64),
+            "present": np.zeros((rows, len(self.members)), bool),
+        }
 
     def collate(self, values: Sequence[dict[str, Value]]) -> dict[str, Tensor]:
         out = self.empty(len(values))

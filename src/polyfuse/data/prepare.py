@@ -112,8 +112,9 @@ def _digests(source: Source, column: Column, codec: Codec, tick: Tick | None) ->
     return index, list(known), known, refused
 
 
-def _cleaned(source: Source, column: Column, codec: Codec, index: np.ndarray, order: list[bytes], tick: Tick | None
-             ) -> Iterator[tuple[bytes, Value | DataError]]:
+def _cleaned(
+    source: Source, column: Column, codec: Codec, index: np.ndarray, order: list[bytes], tick: Tick | None
+) -> Iterator[tuple[bytes, Value | DataError]]:
     """Each distinct cell read and cleaned, in order of first occurrence."""
     _, first = np.unique(index, return_index=True)
     rows = np.sort(first[index[first] >= 0])
@@ -156,8 +157,9 @@ def room_text(source: Source, column: Column, codec: Codec) -> str:
     return size_text(_room(source, column, codec, np.arange(count), count))
 
 
-def read_tabular(source: Source, column: Column, codec: TabularCodec, rows: np.ndarray | None = None
-                 ) -> tuple[Any, np.ndarray, dict[int, str]]:
+def read_tabular(
+    source: Source, column: Column, codec: TabularCodec, rows: np.ndarray | None = None
+) -> tuple[Any, np.ndarray, dict[int, str]]:
     """Every cell of a tabular column: values [rows], present [rows] and the refused ones {row: why}."""
     array = source.table.column(column.reads[0])
     if source.windows is not None:
@@ -190,8 +192,9 @@ def prepare_tabular(source: Source, column: Column, codec: TabularCodec) -> Prep
     return Prepared(index, arrays, None, refused)
 
 
-def prepare_table(source: Source, columns: list[Column], codec: TableCodec, scratch: Path | None = None
-                  ) -> tuple[PreparedTable, dict[str, dict[int, str]]]:
+def prepare_table(
+    source: Source, columns: list[Column], codec: TableCodec, scratch: Path | None = None
+) -> tuple[PreparedTable, dict[str, dict[int, str]]]:
     """All tabular input columns as one view; also {column: {row: why refused}}.
 
     With `scratch` the arrays are memory-mapped files there, for tables larger than memory.
@@ -215,7 +218,9 @@ def _mapped(codec: TableCodec, rows: int, scratch: Path) -> dict[str, np.ndarray
     out = {}
     for key, empty in codec.empty(0).items():
         shape = (rows, *empty.shape[1:])
-        out[key] = np.memmap(scratch / f"{name}-{key}.bin", empty.dtype, "w+", shape=shape) if np.prod(shape) else np.zeros(shape, empty.dtype)
+        out[key] = (
+            np.memmap(scratch / f"{name}-{key}.bin", empty.dtype, "w+", shape=shape) if np.prod(shape) else np.zeros(shape, empty.dtype)
+        )
     return out
 
 
@@ -228,5 +233,8 @@ def _located(error: DataError, column: Column, source: Source, row: int) -> Data
 def _with_row(message: str, column: Column, source: Source, row: int, first: int) -> str:
     """A stored message names its column only; content may recur in many rows and tables."""
     about = message.split(": ", 1)[-1]
-    return str(_located(DataError("", about.rstrip(".")), column, source, row)) if row == first else (
-        f"column '{column.name}', {source.table.row_name(row)}: the same cell as {source.table.row_name(first)}")
+    return (
+        str(_located(DataError("", about.rstrip(".")), column, source, row))
+        if row == first
+        else (f"column '{column.name}', {source.table.row_name(row)}: the same cell as {source.table.row_name(first)}")
+    )

@@ -120,9 +120,16 @@ class Store:
         for meta in self.root.glob("??/*/meta.json"):
             try:
                 info = json.loads(meta.read_text("utf-8"))
-                found.append({"key": meta.parent.name, "path": meta.parent, "used": meta.stat().st_mtime,
-                              "bytes": sum(f.stat().st_size for f in meta.parent.iterdir()),
-                              "column": info.get("column", ""), "cells": info.get("units", 0)})
+                found.append(
+                    {
+                        "key": meta.parent.name,
+                        "path": meta.parent,
+                        "used": meta.stat().st_mtime,
+                        "bytes": sum(f.stat().st_size for f in meta.parent.iterdir()),
+                        "column": info.get("column", ""),
+                        "cells": info.get("units", 0),
+                    }
+                )
             except (OSError, ValueError):
                 continue  # another process is clearing it, or it is not ours
         return sorted(found, key=lambda e: e["used"])
@@ -175,8 +182,12 @@ class Store:
             os.replace(temporary, folder)
         except OSError as error:
             if not (folder / "meta.json").is_file():  # else: another process was first, and its entry is as good
-                raise DataError(f"store {self.root}", f"cannot be written ({error.strerror})", expected="room and the right to write",
-                                fix="free room, `polyfuse cache --clear`, or set POLYFUSE_CACHE to another folder") from None
+                raise DataError(
+                    f"store {self.root}",
+                    f"cannot be written ({error.strerror})",
+                    expected="room and the right to write",
+                    fix="free room, `polyfuse cache --clear`, or set POLYFUSE_CACHE to another folder",
+                ) from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._used.add(folder)
@@ -187,11 +198,17 @@ class Store:
         """Stop before the work starts where it could not end."""
         free = shutil.disk_usage(self.root).free
         if needed > free:
-            raise DataError(f"column '{column}'", f"needs about {size_text(needed)} in {self.root}, which has {size_text(free)} free",
-                            fix="free room, `polyfuse cache --clear`, or set POLYFUSE_CACHE to another folder")
+            raise DataError(
+                f"column '{column}'",
+                f"needs about {size_text(needed)} in {self.root}, which has {size_text(free)} free",
+                fix="free room, `polyfuse cache --clear`, or set POLYFUSE_CACHE to another folder",
+            )
         if needed > self.limit:
-            raise DataError(f"column '{column}'", f"needs about {size_text(needed)}, more than the store's limit of {size_text(self.limit)}",
-                            fix="raise POLYFUSE_CACHE_GB")
+            raise DataError(
+                f"column '{column}'",
+                f"needs about {size_text(needed)}, more than the store's limit of {size_text(self.limit)}",
+                fix="raise POLYFUSE_CACHE_GB",
+            )
 
 
 def key_of(codec: Codec, options: dict[str, Any], digests: Iterable[bytes]) -> str:
@@ -249,7 +266,15 @@ def _write_units(folder: Path, column: str, codec: Codec, values: Iterable[tuple
     arrays = {k: {"file": v["file"], "dtype": v["dtype"], "shape": [offsets[-1], *v["tail"]]} for k, v in about.items()}
     if codec.ragged:
         np.save(folder / "offsets.npy", np.asarray(offsets, np.int64))
-    meta = {"format": FORMAT, "column": column, "codec": codec.name, "units": count, "ragged": codec.ragged, "arrays": arrays, "refused": refused}
+    meta = {
+        "format": FORMAT,
+        "column": column,
+        "codec": codec.name,
+        "units": count,
+        "ragged": codec.ragged,
+        "arrays": arrays,
+        "refused": refused,
+    }
     (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False), "utf-8")
 
 

@@ -1,5 +1,5 @@
 """How something is fitted: the network, by gradient."""
 
-from .net import Interrupted, TrainOptions, Training, train
+from .net import Interrupted, Training, TrainOptions, train
 
 __all__ = ["Interrupted", "TrainOptions", "Training", "train"]

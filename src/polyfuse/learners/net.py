@@ -69,7 +69,7 @@ class TrainOptions:
     def for_rows(self, count: int) -> "TrainOptions":
         """With epochs and batch filled in for a table of `count` training rows."""
         batch = self.batch or int(min(128, max(16, 2 ** round(math.log2(max(count / 40, 1))))))
-        epochs = self.epochs or int(min(100, max(12, round(2400 * batch / max(count, 1) / 4))))
+        epochs = self.epochs or int(min(100, max(12, round(6000 * batch / max(count, 1) / 4))))
         values = {f.name: getattr(self, f.name) for f in fields(self)} | {"batch": batch, "epochs": epochs}
         return TrainOptions(**values)
 
@@ -109,10 +109,23 @@ class _Run:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(model: Model, data: Dataset, rows: np.ndarray, held: np.ndarray, options: TrainOptions, *, seed: int = 0,
-          device: str | None = None, budget_s: float | None = None, replay: dict[str, int] | None = None,
-          loss_weights: dict[str, float] | None = None, folder: Path | None = None, resume: bool = False,
-          progress: Progress | None = None, log: Callable[[dict[str, Any]], None] | None = None) -> Training:
+def train(
+    model: Model,
+    data: Dataset,
+    rows: np.ndarray,
+    held: np.ndarray,
+    options: TrainOptions,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    budget_s: float | None = None,
+    replay: dict[str, int] | None = None,
+    loss_weights: dict[str, float] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+) -> Training:
     """Train `model` in place; it ends with the best weights, calibrated on the held-out rows.
 
     Args:
@@ -130,8 +143,9 @@ def train(model: Model, data: Dataset, rows: np.ndarray, held: np.ndarray, optio
     if budget_s is not None:
         options.checkpoint_s = min(options.checkpoint_s, max(budget_s / 10, 1.0))
     # a view that is absent in one process's share leaves its encoder unused there
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=options.precision,
-                              kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator(
+        cpu=device == "cpu", mixed_precision=options.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+    )
     model.to(accelerator.device)
     optimizer = _optimizer(model, options)
     average = _Average(model, options.average)
@@ -323,7 +337,9 @@ class _Swapped:
 
 
 @torch.inference_mode()
-def outputs(model: Model, data: Dataset, rows: np.ndarray, device: Any = "cpu", batch: int = 256) -> tuple[dict[str, Tensor], dict[str, Cells]]:
+def outputs(
+    model: Model, data: Dataset, rows: np.ndarray, device: Any = "cpu", batch: int = 256
+) -> tuple[dict[str, Tensor], dict[str, Cells]]:
     """The model's outs and the truth of these rows: {target: out [rows, ...]}, {target: Cells}."""
     model.eval()
     outs: dict[str, list[Tensor]] = {t: [] for t in model.targets}
@@ -366,8 +382,10 @@ def _calibrate(model: Model, data: Dataset, held: np.ndarray) -> None:
 def _optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
     """AdamW; biases, norms and other vectors are not decayed."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.decay},
-              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=options.rate)
 
 

@@ -93,17 +93,21 @@ class Text(Codec):
         words = float(np.mean([_words(c) for c in cells]))
         distinct = len(set(cells)) / len(cells)
         if words >= 4:
-            return 0.8 if distinct > 0.2 or words >= 8 else 0.6
+            return 0.8 if distinct > 0.2 or words >= 5 else 0.6
         return min(0.7, 0.35 * (words - 1)) * distinct + (0.1 if words < 2 else 0.15)
 
     def read(self, raw: Any) -> str | None:
-        if isinstance(raw, np.ndarray | np.generic):
-            raw = raw.tolist()
-        if isinstance(raw, list | tuple):
-            parts = [part for part in (self._one(item) for item in raw[: self._most_characters]) if part is not None]
-            raw = "\n".join(parts)[: self._most_characters]
-            return raw or None
-        return self._one(raw)
+        if isinstance(raw, np.ndarray) and raw.ndim == 1:
+            raw = list(raw)
+        if not isinstance(raw, list | tuple):
+            return self._one(raw)
+        parts, room = [], self._most_characters
+        for item in raw:
+            part = self._one(item)
+            if part is not None and room > 0:
+                parts.append(part[:room])
+                room -= len(part) + 1
+        return "\n".join(parts) or None
 
     def _one(self, raw: Any) -> str | None:
         if isinstance(raw, np.generic):
@@ -116,7 +120,7 @@ class Text(Codec):
             raw = str(raw)
         if not isinstance(raw, str):
             raise self.error(f"cannot read a {type(raw).__name__} as text", expected="a string", fix="declare another modality")
-        text = _UNUSABLE.sub(" ", raw[: self._most_characters]).strip()
+        text = _UNUSABLE.sub(" ", raw.lstrip()[: self._most_characters]).strip()
         return unicodedata.normalize("NFC", text) or None
 
     def _decoded(self, raw: bytes) -> str:
@@ -153,8 +157,8 @@ class Text(Codec):
         names = [n for n in ("[MASK]", "<mask>", unknown, "[UNK]", "<unk>") if n]
         found = [i for i in (known.get(n, tokenizer.token_to_id(n)) for n in names) if i is not None]
         # the id that stands for a hidden token; our own vocabulary gets one more, a checkpoint's cannot
-        self.blank: int | None = found[0] if found else (None if self.pretrained else size)
-        self.size = size + (not found and not self.pretrained)  # how many ids there can be
+        self.blank: int | None = (found[0] if found else None) if self.pretrained else size
+        self.size = size + (not self.pretrained)  # how many ids there can be
         self._kept = torch.tensor(sorted(i for i, token in added.items() if token.special), dtype=torch.int32)
         room = tokenizer.num_special_tokens_to_add(False)
         tokenizer.no_padding()
@@ -186,10 +190,7 @@ class Text(Codec):
         return {"ids": np.zeros(1, np.int32)}
 
     def state(self) -> dict[str, Any]:
-        self.tokenizer.no_truncation()
-        tokenizer = json.loads(self.tokenizer.to_str())
-        self._use(self.tokenizer)
-        return {"tokenizer": tokenizer, "length": self.length, "pretrained": self.pretrained}
+        return {"tokenizer": json.loads(self.tokenizer.to_str()), "length": self.length, "pretrained": self.pretrained}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.length, self.pretrained = int(state["length"]), bool(state["pretrained"])

@@ -1,0 +1,216 @@
+"""Subword ids to tokens, trained from scratch: a bag, recurrent networks, a Transformer."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core import Encoded, Encoder, RecipeError, encoders
+from ...core.layers import AttentionPool, Mlp, Recurrent, Transformer, positions
+from .codec import Text
+from .word_vectors import subword_vectors
+
+
+class TextEncoder(Encoder):
+    """What all have in common: a table of subword vectors, from random numbers or from word vectors of a file.
+
+    Args:
+        tokens: most tokens given; a longer cell's neighbours are averaged until it has that many.
+        dropout: share of each subword's vector that is zeroed while training.
+        vectors: a word2vec (text or binary) or GloVe file to start from; needed while fitting only.
+        most_words: how many words of that file are read.
+    """
+
+    modality = "text"
+
+    def __init__(self, codec: Text, width: int, *, tokens: int = 64, dropout: float = 0.2, vectors: str | None = None,
+                 most_words: int = 400_000):
+        super().__init__(codec, width)
+        if not isinstance(tokens, int) or tokens < 1:
+            raise RecipeError(f"encoder '{self.name}', option 'tokens'", f"is {tokens!r}", expected="a whole number from 1 on")
+        self.codec, self.vectors, self.most_words = codec, vectors, most_words
+        self.most_tokens = min(tokens, codec.length)
+        self.dropout = nn.Dropout(dropout)
+        self.embedding = nn.Embedding(codec.size, width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+
+    def fit(self, stream: Iterable[dict[str, Tensor]]) -> None:
+        if self.vectors:
+            found, vectors = subword_vectors(self.codec, self.vectors, self.width, self.most_words)
+            with torch.no_grad():
+                self.embedding.weight[found] = vectors * self.width**-0.5
+
+    def embed(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """{"ids" [P, T], "mask" [P, T]} -> ids with zeros under the mask [P, T] int64, their vectors [P, T, D]."""
+        ids = x["ids"].long().masked_fill(~x["mask"], 0)
+        return ids, self.dropout(self.embedding(ids))
+
+    def squeezed(self, x: Tensor, mask: Tensor, *depths: Tensor) -> Encoded:
+        """No more than the allowed tokens, of the result and of the earlier layers alike."""
+        shallow = tuple(squeeze(d, mask, self.most_tokens)[0] for d in depths)
+        return Encoded(*squeeze(x, mask, self.most_tokens), shallow)
+
+
+@encoders("text-bag")
+class TextBag(TextEncoder):
+    """Subwords and pairs of neighbours, weighed by a learned attention and averaged: one token, order otherwise lost.
+
+    The cheapest one; for topics and moods it is hard to beat, for word order (questions, negation) take
+    `text-gru`.
+    Source: Joulin et al. 2017, "Bag of Tricks for Efficient Text Classification", section 2 (hashed pairs), with
+    the attention of Ilse et al. 2018 beside the mean.
+
+    Args:
+        buckets: rows of the table into which pairs are hashed.
+        dropout: share of each subword's vector that is zeroed while training.
+        vectors: a word2vec (text or binary) or GloVe file to start from; needed while fitting only.
+        most_words: how many words of that file are read.
+
+    Shapes:
+        {"ids" [P, T], "mask" [P, T]} -> tokens [P, 1, D]
+
+    Cost:
+        one look-up and two sums a subword; (size + buckets) D + 5 D^2 parameters.
+    """
+
+    def __init__(self, codec: Text, width: int, *, buckets: int = 16384, dropout: float = 0.2, vectors: str | None = None,
+                 most_words: int = 400_000):
+        super().__init__(codec, width, tokens=1, dropout=dropout, vectors=vectors, most_words=most_words)
+        if not isinstance(buckets, int) or buckets < 1:
+            raise RecipeError("encoder 'text-bag', option 'buckets'", f"is {buckets!r}", expected="a whole number from 1 on")
+        self.pairs = nn.Embedding(buckets, width)
+        nn.init.normal_(self.pairs.weight, std=width**-0.5)
+        self.attention = AttentionPool(width)
+        self.out = nn.Sequential(nn.LayerNorm(2 * width), Mlp(2 * width, width, width))
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        ids, single = self.embed(x)
+        # two odd constants spread neighbouring ids over the buckets (Knuth's multiplicative hashing)
+        bucket = ((ids[:, :-1] * 2654435761 + ids[:, 1:] * 40503) >> 8) % self.pairs.num_embeddings
+        all_ = torch.cat([single, self.dropout(self.pairs(bucket))], 1)
+        mask = torch.cat([x["mask"], x["mask"][:, :-1] & x["mask"][:, 1:]], 1)
+        weighed, _ = self.attention(all_, mask)
+        mean = all_.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        pooled = self.out(torch.cat([weighed, mean], 1))
+        return Encoded(pooled.unsqueeze(1), x["mask"].any(1, keepdim=True))
+
+
+class TextRecurrent(TextEncoder):
+    """Both directions of a recurrent network over the subwords; `cell` names which."""
+
+    cell = "gru"
+
+    def __init__(self, codec: Text, width: int, *, depth: int = 1, tokens: int = 64, dropout: float = 0.2, vectors: str | None = None,
+                 most_words: int = 400_000):
+        super().__init__(codec, width, tokens=tokens, dropout=dropout, vectors=vectors, most_words=most_words)
+        self.recurrent = Recurrent(width, width, depth, self.cell)
+        self.norm = nn.LayerNorm(width)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        _, embedded = self.embed(x)
+        return self.squeezed(self.norm(self.recurrent(embedded, x["mask"])), x["mask"], embedded)
+
+
+@encoders("text-gru")
+class TextGru(TextRecurrent):
+    """A bidirectional GRU over the subwords: a token for each of them.
+
+    Learns word order from a few thousand rows and needs no tuning; `text-bag` is faster where order says little,
+    `text-transformer` gains on longer text and larger tables.
+    Source: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder", section 2.3.
+
+    Args:
+        depth: layers.
+        tokens: most tokens given; a longer cell's neighbours are averaged until it has that many.
+        dropout: share of each subword's vector that is zeroed while training.
+        vectors: a word2vec (text or binary) or GloVe file to start from; needed while fitting only.
+        most_words: how many words of that file are read.
+
+    Shapes:
+        {"ids" [P, T], "mask" [P, T]} -> tokens [P, min(T, tokens), D]
+
+    Cost:
+        size * D + 6 D^2 parameters a layer and more; T steps one after the other.
+    """
+
+
+@encoders("text-lstm")
+class TextLstm(TextRecurrent):
+    """A bidirectional LSTM over the subwords: a token for each of them.
+
+    A third more arithmetic than `text-gru` and seldom better; it keeps more over long distances.
+    Source: Hochreiter and Schmidhuber 1997, "Long Short-Term Memory".
+
+    Args:
+        depth: layers.
+        tokens: most tokens given; a longer cell's neighbours are averaged until it has that many.
+        dropout: share of each subword's vector that is zeroed while training.
+        vectors: a word2vec (text or binary) or GloVe file to start from; needed while fitting only.
+        most_words: how many words of that file are read.
+
+    Shapes:
+        {"ids" [P, T], "mask" [P, T]} -> tokens [P, min(T, tokens), D]
+
+    Cost:
+        size * D + 8 D^2 parameters a layer and more; T steps one after the other.
+    """
+
+    cell = "lstm"
+
+
+@encoders("text-transformer")
+class TextTransformer(TextEncoder):
+    """A small Transformer over the subwords: a token for each of them.
+
+    Any two words meet in one layer, and a graphics processor works on all at once. With few short rows `text-gru`
+    learns faster.
+    Source: Vaswani et al. 2017, "Attention Is All You Need"; the blocks are normalised first.
+
+    Args:
+        depth: layers.
+        heads: of the attention; the largest number up to it that divides D.
+        tokens: most tokens given; a longer cell's neighbours are averaged until it has that many.
+        dropout: share zeroed while training, of the subwords' vectors and inside the layers.
+        vectors: a word2vec (text or binary) or GloVe file to start from; needed while fitting only.
+        most_words: how many words of that file are read.
+
+    Shapes:
+        {"ids" [P, T], "mask" [P, T]} -> tokens [P, min(T, tokens), D]
+
+    Cost:
+        size * D + 12 D^2 parameters a layer and more; quadratic in T.
+    """
+
+    def __init__(self, codec: Text, width: int, *, depth: int = 2, heads: int = 4, tokens: int = 64, dropout: float = 0.2,
+                 vectors: str | None = None, most_words: int = 400_000):
+        super().__init__(codec, width, tokens=tokens, dropout=dropout, vectors=vectors, most_words=most_words)
+        self.transformer = Transformer(width, depth, heads, dropout)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        mask = x["mask"]
+        _, embedded = self.embed(x)
+        h = first = embedded + positions(mask.shape[1], self.width, mask.device) * self.width**-0.5
+        depths = []
+        for block in self.transformer.blocks:
+            depths.append(h := block(h, mask))
+        last = self.transformer.norm(h).masked_fill(~mask.unsqueeze(-1), 0.0)
+        return self.squeezed(last, mask, first, *depths[:-1])
+
+
+def squeeze(x: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """At most `most` tokens a row: a longer row's neighbours are averaged in groups of (nearly) equal size.
+
+    The groups depend on the row's own number of real tokens, never on the padding, so a row alone gives the same.
+
+    Shapes:
+        x [P, N, F], mask [P, N] -> x [P, min(N, most), F] with zeros under the mask, mask
+    """
+    if mask.shape[1] <= most:
+        return x.masked_fill(~mask.unsqueeze(-1), 0.0), mask
+    real = mask.sum(1, keepdim=True)  # [P, 1]
+    group = (mask.long().cumsum(1) - 1) * real.clamp(max=most) // real.clamp(min=1)  # [P, N]
+    member = F.one_hot(group.clamp(min=0), most).masked_fill(~mask.unsqueeze(-1), 0)  # [P, N, most]
+    count = member.sum(1)  # [P, most]
+    total = torch.einsum("png,pnf->pgf", member.to(x.dtype), x.masked_fill(~mask.unsqueeze(-1), 0.0))
+    return total / count.clamp(min=1).unsqueeze(-1), count > 0

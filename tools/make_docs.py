@@ -1,0 +1,76 @@
+"""Write docs/reference from the docstrings and --help; with --check, fail where a page is stale.
+
+python tools/make_docs.py [--check]
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
+
+import polyfuse as pf
+from polyfuse import contract
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+COMMANDS = ["look", "fit", "predict", "evaluate", "cache", "check", "info", "parts"]
+
+
+def pages() -> dict[Path, str]:
+    """{path: text} of every generated page."""
+    pf.Bundle  # noqa: B018  fills the registries
+    out: dict[Path, str] = {}
+    contents = ["# Reference", "", "Generated from the docstrings by `make docs`.", ""]
+    for noun, entries in contract.list_parts().items():
+        contents += [f"## {noun.capitalize()}", ""]
+        for entry in entries:
+            out[REFERENCE / noun / f"{entry['name']}.md"] = page(noun, entry)
+            contents.append(f"- [{entry['name']}]({noun}/{entry['name']}.md): {entry['summary']}")
+        contents.append("")
+    out[REFERENCE / "commands.md"] = commands()
+    contents += ["## Command line", "", "- [commands](commands.md): every command with its options", ""]
+    out[REFERENCE / "index.md"] = "\n".join(contents)
+    return out
+
+
+def page(noun: str, entry: dict) -> str:
+    name = entry["name"]
+    lines = [f"# {name}", "", f"One of the [{noun}](../index.md).", "", "```text", entry["doc"], "```", ""]
+    if entry["options"]:
+        lines += ["| option | default |", "|---|---|", *(f"| `{k}` | `{v!r}` |" for k, v in entry["options"].items()), ""]
+        where = {"fusions": "fusion", "modalities": "COLUMN", "encoders": "COLUMN", "tasks": "TARGET"}[noun]
+        lines += [f"Set one with `--set {where}.OPTION=value`.", ""]
+    exempt = contract.REGISTRIES[noun].get(name).exempt
+    if exempt:
+        lines += ["Contract checks it is exempt from:", "", *(f"- `{k}`: {v}" for k, v in exempt.items()), ""]
+    return "\n".join(lines)
+
+
+def commands() -> str:
+    lines = ["# Commands", ""]
+    for command in COMMANDS:
+        text = subprocess.run([sys.executable, "-m", "polyfuse.cli", command, "--help"], capture_output=True, text=True, check=True).stdout
+        lines += [f"## polyfuse {command}", "", "```text", "\n".join(line.rstrip() for line in text.strip().splitlines()), "```", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    made = pages()
+    stale = [p for p, text in made.items() if not p.is_file() or p.read_text("utf-8") != text]
+    left = [p for p in REFERENCE.rglob("*.md") if p not in made]
+    if "--check" in sys.argv:
+        for path in stale + left:
+            print(f"stale: {path.relative_to(ROOT)}")
+        raise SystemExit(1 if stale or left else 0)
+    for path in left:
+        path.unlink()
+    for path, text in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    print(f"{len(made)} pages in docs/reference, {len(stale)} changed")
+
+
+if __name__ == "__main__":
+    main()
