@@ -210,7 +210,7 @@ def saved(mixed, tmp_path):
 
 
 def test_bundle_is_json_and_safetensors(saved):
-    assert sorted(f.suffix for f in saved.iterdir()) == [".json"] * 4 + [".safetensors"]
+    assert sorted(f.suffix for f in saved.iterdir()) == [".json"] * 5 + [".safetensors"]
 
 
 def test_wrong_altered_newer_and_incomplete_bundles_are_refused(saved, tmp_path):

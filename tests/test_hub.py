@@ -83,7 +83,8 @@ TEXTS = {
 
 def clip(vocabulary: int = 99):
     text = small(vocab_size=vocabulary, max_position_embeddings=40)
-    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=small(image_size=16, patch_size=4), projection_dim=8))
+    pictures = small(image_size=16, patch_size=4)
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=pictures, projection_dim=8))
 
 
 def save(model: nn.Module, folder: Path, **files) -> str:
@@ -174,7 +175,7 @@ def test_a_bundle_needs_no_checkpoint(folders, kind, name):
     again = encoders.build(f"{kind}-hub", codec, 12, checkpoint="/nowhere", tune="lora", config=config).eval()
     again.load_state_dict({k: v.clone() for k, v in encoder.state_dict().items()})
     x = codec.collate(values)
-    assert torch.equal(again(x)[0], encoder(x)[0])
+    torch.testing.assert_close(again(x)[0], encoder(x)[0], atol=1e-6, rtol=1e-5)
     assert type(encoder).codec_options(checkpoint="/nowhere", config=config).keys() <= {"longest", "size", "channels", "form", "rate_hz"}
 
 
@@ -303,7 +304,8 @@ def test_pickled_weights_are_never_opened(tmp_path, folders):
         TextHub.codec_options(checkpoint=str(tmp_path))
 
 
-@pytest.mark.parametrize("config, part", [("{", "is no JSON"), ("[]", "no model_type"), ('{"model_type": "nonesuch"}', "is not known"), (None, "no config.json")])
+@pytest.mark.parametrize("config, part", [("{", "is no JSON"), ("[]", "no model_type"), ('{"model_type": "nonesuch"}', "is not known"),
+                                          (None, "no config.json")])
 def test_broken_configurations(tmp_path, folders, config, part):
     (tmp_path / "model.safetensors").write_bytes(b"")
     if config is not None:
@@ -319,8 +321,9 @@ def test_broken_weights(tmp_path, folders):
         encoders.build("text-hub", text_codec(folders["text"]["bert"]), 8, checkpoint=str(tmp_path))
 
 
-@pytest.mark.parametrize("options, part", [({"tune": "some"}, "none, all, lora"), ({"tune": 99}, "1 to 3"), ({"tune": 0}, "1 to 3"),
-                                           ({"tune": True}, "none, all, lora"), ({"tokens": 0}, "tokens"), ({"lora_rank": -1}, "lora_rank")])
+@pytest.mark.parametrize("options, part", [
+    ({"tune": "some"}, "none, all, lora"), ({"tune": 99}, "1 to 3"), ({"tune": 0}, "1 to 3"), ({"tune": True}, "none, all, lora"),
+    ({"tokens": 0}, "tokens"), ({"lora_rank": -1}, "lora_rank")])
 def test_wrong_options(folders, options, part):
     with pytest.raises(RecipeError, match=part):
         made("text", folders["text"]["bert"], **options)
@@ -368,7 +371,7 @@ def test_minilm_knows_what_words_mean():
     vectors = nn.functional.normalize(encoder.features(codec.collate([codec.clean(c) for c in cells])).x[:, 0], dim=1)
     alike = vectors @ vectors.T
     assert vectors.shape == (3, 384) and alike[0, 1] > 0.45 and alike[0, 2] < 0.2
-    hidden = codec.augment(codec.collate([codec.clean("a dog barks")]), _certain())["ids"][0].tolist()
+    hidden = codec.augment(codec.collate([codec.clean("a dog eats")]), _certain())["ids"][0].tolist()
     assert hidden == [101, 103, 103, 103, 102]  # [MASK] for words, never for the marks at the ends
 
 

@@ -133,8 +133,9 @@ def test_more_rows_narrow_the_interval():
 
 def test_no_labelled_rows_have_no_metrics():
     task = tasks.build("binary", Category("ab"), 4)
-    none = Cells({"index": torch.zeros(0, 1, dtype=torch.long)}, torch.zeros(0, dtype=torch.long), 3)
-    assert evaluate(task, torch.zeros(3, 2), none) == {} == naive(task, none)
+    for x in ({}, {"index": torch.zeros(0, 1, dtype=torch.long)}):
+        none = Cells(x, torch.zeros(0, dtype=torch.long), 3)
+        assert evaluate(task, torch.zeros(3, 2), none) == {} == naive(task, none)
 
 
 def test_naive_is_the_majority_of_the_training_rows():

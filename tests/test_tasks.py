@@ -76,7 +76,8 @@ def every() -> list[tuple[Task, Cells]]:
     n = len(kept)
     return [(tasks.build("binary", Category(["no", "yes"]), D), classes(list(g.integers(1, 3, n)), kept, 40)),
             (tasks.build("multiclass", Category("abcdefg"), D), classes(list(g.integers(0, 8, n)), kept, 40)),
-            (tasks.build("multilabel", Labels("xyz"), D), Cells({"hot": torch.from_numpy(g.integers(0, 2, (n, 3))).float()}, torch.tensor(kept), 40)),
+            (tasks.build("multilabel", Labels("xyz"), D),
+             Cells({"hot": torch.from_numpy(g.integers(0, 2, (n, 3))).float()}, torch.tensor(kept), 40)),
             (tasks.build("regression", Number(), D), values(g.normal(size=(n, 3)), kept, 40)),
             (tasks.build("regression", Vector(), D), values(g.normal(size=(n, 2)), kept, 40)),
             (tasks.build("quantile", Number(), D), values(g.normal(size=(n, 3)), kept, 40))]
@@ -120,9 +121,10 @@ def test_row_losses_are_what_the_loss_averages(at):
 
 
 @EVERY
-def test_no_labels_give_a_zero_loss_that_differentiates(at):
+@pytest.mark.parametrize("bare", [False, True], ids=["empty tensors", "no tensors"])
+def test_no_labels_give_a_zero_loss_that_differentiates(at, bare):
     task, truth = every()[at]
-    none = Cells({k: v[:0] for k, v in truth.x.items()}, truth.rows[:0], 40)
+    none = Cells({} if bare else {k: v[:0] for k, v in truth.x.items()}, truth.rows[:0], 40)
     task.fit(none.x)
     out = task(tokens_of(40))
     loss = task.loss(out, none)
@@ -130,7 +132,7 @@ def test_no_labels_give_a_zero_loss_that_differentiates(at):
     assert loss.item() == 0.0 and all(p.grad is not None and (p.grad == 0).all() for p in task.parameters())
     task.calibrate(out.detach(), none)
     assert task.scores(out, none) == {}
-    task.report(out, none)
+    assert task.report(out, none) == {}
     assert task.decode(out[:0]) == []
 
 
@@ -404,7 +406,8 @@ def test_components_a_vector_lacks_cost_nothing_and_are_not_scored():
 
 def test_regression_losses_by_hand():
     out, truth = torch.tensor([[0.0], [0.0]]), values([[0.5], [3.0]])
-    losses = {name: tasks.build("regression", Number(), D, loss=name).row_losses(out, truth)[0].tolist() for name in ("mse", "mae", "huber")}
+    losses = {name: tasks.build("regression", Number(), D, loss=name).row_losses(out, truth)[0].tolist()
+              for name in ("mse", "mae", "huber")}
     assert losses == {"mse": [0.25, 9.0], "mae": [0.5, 3.0], "huber": [0.125, 2.5]}
 
 

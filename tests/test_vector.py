@@ -18,8 +18,9 @@ def fitted(cells=([1.0, 10.0, 5.0], [3.0, 30.0, 5.0])) -> Vector:
     return codec
 
 
-@pytest.mark.parametrize("raw", [[1, 2.5, -3], (1, 2.5, -3), "[1, 2.5, -3]", "1 2.5 -3", "1;2.5;-3", "[ 1.  2.5\n -3.]", ["1", "2.5", " -3 "],
-                                 np.array([1, 2.5, -3], np.float16), [np.float32(1), np.float64(2.5), np.int8(-3)], "(1, 2.5, -3)"])
+@pytest.mark.parametrize("raw", [[1, 2.5, -3], (1, 2.5, -3), "[1, 2.5, -3]", "1 2.5 -3", "1;2.5;-3", "[ 1.  2.5\n -3.]",
+                                 ["1", "2.5", " -3 "], np.array([1, 2.5, -3], np.float16),
+                                 [np.float32(1), np.float64(2.5), np.int8(-3)], "(1, 2.5, -3)"])
 def test_one_vector_in_many_forms(raw):
     numbers, real = Vector("v").read(raw)
     assert numbers.tolist() == [1, 2.5, -3] and real.all()
@@ -86,12 +87,14 @@ def test_nothing_to_fit_on():
 def test_state_round_trip():
     codec, again = fitted(), Vector("v")
     again.load_state(json.loads(json.dumps(codec.state())))
-    assert again.state() == codec.state() and (again.clean(again.read([1, 2, 3]))["value"] == codec.clean(codec.read([1, 2, 3]))["value"]).all()
+    assert again.state() == codec.state()
+    assert (again.clean(again.read([1, 2, 3]))["value"] == codec.clean(codec.read([1, 2, 3]))["value"]).all()
 
 
 @pytest.mark.parametrize("sample, low, high", [
     ([list(np.arange(16.0))] * 5, 0.8, 1), (["[0.1, 0.2, 0.3]"] * 5, 0.5, 0.7), ([np.zeros(384)] * 3, 0.8, 1), (["1 2 3"] * 5, 0, 0),
-    ([[1, 2], [1, 2, 3], [1]], 0, 0), (["a"], 0, 0), ([1.0, 2.0], 0, 0), ([], 0, 0), (['["a", "b"]'], 0, 0), ([[[1, 2]]], 0, 0), (["["], 0, 0)])
+    ([[1, 2], [1, 2, 3], [1]], 0, 0), (["a"], 0, 0), ([1.0, 2.0], 0, 0), ([], 0, 0),
+    (['["a", "b"]'], 0, 0), ([[[1, 2]]], 0, 0), (["["], 0, 0)])
 def test_claims(sample, low, high):
     assert low <= Vector.claims(sample) <= high
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import __version__
-from .core import BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean
+from .core import BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean, encoders
 from .data import Opener, Table, read, windows, write
 from .data.cells import raw_values
 from .data.rows import assemble, raw_of, truth
@@ -26,7 +26,8 @@ from .evaluate import evaluate as score
 from .model import Model, members_of, views_of
 
 FORMAT = 1
-_MANIFEST, _RECIPE, _CODECS, _WEIGHTS, _CARD = "manifest.json", "recipe.json", "codecs.json", "weights.safetensors", "card.json"
+_MANIFEST, _RECIPE, _CODECS, _ENCODERS, _CARD = "manifest.json", "recipe.json", "codecs.json", "encoders.json", "card.json"
+_WEIGHTS = "weights.safetensors"
 _CHUNK = 256  # rows that go through the model at a time
 
 
@@ -129,6 +130,7 @@ class Bundle:
             made += self._answers(self._raws(chunk), len(chunk), opener, strict)
         return Predictions(made)
 
+    @torch.inference_mode()
     def embed(self, rows: Any, *, base: str | Path | None = None, allow_outside: bool = False) -> np.ndarray:
         """[rows, D] float32: the fused vector of each row of a table, path or list of dicts."""
         table = read(rows if not isinstance(rows, dict) else [rows], base=Path(base) if base else None)
@@ -160,6 +162,7 @@ class Bundle:
             reports[target] = task.report(outs[target], truths[target])
         return {"metrics": metrics, "report": reports, "rows": count, "refused": refused, "notes": self._notes(table)}
 
+    @torch.inference_mode()
     def outputs(self, table: Table, allow_outside: bool = False) -> tuple[dict[str, Tensor], dict[str, Cells], dict[str, int], int]:
         """The tasks' raw outs and the truth of a labelled table: {target: out}, {target: Cells}, {column: refused cells}, rows."""
         opener = Opener(table.base or Path.cwd(), allow_outside)
@@ -194,7 +197,6 @@ class Bundle:
             rows.append({"answer": answer, "warnings": warnings[i], "error": error})
         return rows
 
-    @torch.inference_mode()
     def _fuse(self, batch: Any) -> Any:
         return self.model.fusion(self.model.encode(batch))
 
@@ -249,6 +251,8 @@ class Bundle:
             _write_json(temporary / _RECIPE, self.recipe)
             _write_json(temporary / _CODECS, states)
             _write_json(temporary / _CARD, self.card)
+            configs = {v: e.config_state() for v, e in zip(self.model.views, self.model.encoders) if hasattr(e, "config_state")}
+            _write_json(temporary / _ENCODERS, configs)
             weights = {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
             save_file(weights, temporary / _WEIGHTS)
             files = {f.name: _sha256(f) for f in sorted(temporary.iterdir())}
@@ -274,9 +278,9 @@ class Bundle:
                 expected=f"format {FORMAT} or older",
                 fix="install that release of polyfuse or a newer one",
             )
-        recipe, states, card = (_read_json(path / f) for f in (_RECIPE, _CODECS, _CARD))
+        recipe, states, card, configs = (_read_json(path / f) for f in (_RECIPE, _CODECS, _CARD, _ENCODERS))
         try:
-            bundle = build(recipe, states, card)
+            bundle = build(recipe, states, card, configs)
             bundle.model.load_state_dict(load_file(path / _WEIGHTS))
         except RecipeError as error:
             raise BundleError(
@@ -298,17 +302,27 @@ def check_place(path: Path, overwrite: bool) -> None:
         raise BundleError(f"'{path}'", "is no bundle and is not overwritten", fix="choose another --out")
 
 
-def build(recipe: dict[str, Any], states: dict[str, Any], card: dict[str, Any] | None = None) -> Bundle:
-    """A bundle with untrained weights from a resolved recipe and the codecs' states."""
+def build(
+    recipe: dict[str, Any], states: dict[str, Any], card: dict[str, Any] | None = None, configs: dict[str, Any] | None = None
+) -> Bundle:
+    """A bundle with untrained weights from a resolved recipe and the codecs' states.
+
+    Args:
+        configs: {view: config} of encoders that came from a checkpoint; with it the checkpoint is not needed again.
+    """
     schema = Schema.from_json(recipe["schema"])
+    parts = {name: {**part, "config": configs[name]} if configs and name in configs else part for name, part in recipe["parts"].items()}
     made = {}
     for column in schema.columns:
         if column.role in ("input", "target"):
-            made[column.name] = codecs.build(column.modality, column.name, **recipe["codecs"].get(column.name, {}))
+            options = recipe["codecs"].get(column.name, {})
+            if configs and column.name in configs:
+                wanted = encoders.get(parts[column.name]["encoder"]).codec_options(config=configs[column.name])
+                options = {k: v for k, v in options.items() if k != "tokenizer"} | wanted
+            made[column.name] = codecs.build(column.modality, column.name, **options)
             made[column.name].load_state(states[column.name])
-    model = Model(
-        views_of(schema, made), {c.name: made[c.name] for c in schema.having("target")}, recipe["width"], recipe["fusion"], recipe["parts"]
-    )
+    targets = {c.name: made[c.name] for c in schema.having("target")}
+    model = Model(views_of(schema, made), targets, recipe["width"], recipe["fusion"], parts)
     return Bundle(schema, made, model, recipe, card or {})
 
 

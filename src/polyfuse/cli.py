@@ -217,14 +217,11 @@ def info(bundle: BundleArg, as_json: AsJson = False, plugin: Plugin = None) -> N
     from polyfuse.fit import summary
 
     card = made.card
-    print(
-        f"fusion {card['model']['fusion']}, {card['model']['parameters']:,} parameters, made {card['made']} by polyfuse {card['versions']['polyfuse']}"
-    )
-    print(
-        f"trained on {card['data']['trained_on']} rows of {card['data']['name']}, {card['data']['held_out']} held out ({card['data']['split']})"
-    )
+    model, data = card["model"], card["data"]
+    print(f"fusion {model['fusion']}, {model['parameters']:,} parameters, made {card['made']} by polyfuse {card['versions']['polyfuse']}")
+    print(f"trained on {data['trained_on']} rows of {data['name']}, {data['held_out']} held out ({data['split']})")
     for c in made.schema.columns:
-        encoder = card["model"]["encoders"].get(c.name, "")
+        encoder = model["encoders"].get(c.name, "")
         print(f"  {c.name:<24} {c.role:<7} {c.modality:<9} {encoder}")
     print("\n".join(summary(card)))
 

@@ -39,8 +39,8 @@ class Block(nn.Module):
         source, real = (x, mask) if context is None else context
         x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
         source = source.masked_fill(~real.unsqueeze(-1), 0.0)
-        q = self.query(self.norm_query(x)).view(b, n, self.heads, -1).transpose(1, 2)
-        k, v = self.keys_values(self.norm_context(source)).view(b, source.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q = self.query(self.norm_query(x)).view(b, n, self.heads, d // self.heads).transpose(1, 2)
+        k, v = self.keys_values(self.norm_context(source)).view(b, source.shape[1], 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         some = real.any(1)
         allowed = real | ~some.unsqueeze(1)  # a softmax over nothing is NaN: attend to zeros, then drop the result
         a = F.scaled_dot_product_attention(q, k, v, allowed[:, None, None, :], self.dropout if self.training else 0.0)

@@ -44,7 +44,7 @@ def truth(raws: list[Any], codec: Codec, opener: Opener) -> tuple[Cells, Warning
     """The Cells of a target column."""
     warnings: Warnings = [[] for _ in raws]
     found = _read(raws, codec, opener, warnings)
-    x = codec.collate([v for _, v in found]) if found else {}
+    x = codec.collate([v for _, v in found]) if found else {k: v[:0] for k, v in codec.collate([codec.filler()]).items()}
     return Cells(x, torch.tensor([r for r, _ in found], dtype=torch.long), len(raws)), warnings
 
 

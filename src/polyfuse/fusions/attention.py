@@ -99,7 +99,7 @@ class Bottleneck(_Tokenwise):
         real = tokens.mask.new_ones(len(x), count)
         share = (present / present.sum(1, keepdim=True).clamp(min=1)).to(x.dtype)  # [B, V]
         for layer in self.layers:
-            results = [block(torch.cat([z, shared], 1), torch.cat([m, real], 1)) for block, z, m in zip(layer, own, masks)]
+            results = [block(torch.cat([z, shared], 1), torch.cat([m, real], 1)) for block, z, m in zip(layer, own, masks)]  # type: ignore[call-overload]
             own = [r[:, :-count] for r in results]
             mean = torch.einsum("bv,bvld->bld", share, torch.stack([r[:, -count:] for r in results], 1).to(x.dtype))
             shared = torch.where(present.any(1).view(-1, 1, 1), mean, shared)

@@ -52,8 +52,8 @@ class Attention(_Pooled):
     """A weighted mean of the views whose weights depend on the row.
 
     Where one view is noise in one row and the answer in the next. The weights sum to one over the views a row has and
-    can be read. It chooses between views and does not combine them: products are beyond it (`multiply`), and a
-    choice feature by feature is `gmu`.
+    can be read. It blends views and leaves what lies in their combination to the perceptron behind it (`multiply`); a
+    blend feature by feature is `gmu`.
 
     Source: Ilse et al. 2018, "Attention-based Deep Multiple Instance Learning", eq. 7-8, with views as the instances;
     a_v = softmax over present v of w' tanh(U (x_v + e_v)), row = MLP(norm(sum a_v (x_v + e_v))).

@@ -59,6 +59,10 @@ class Vector(Codec):
         self._mean, self._std = mean, std
 
     @classmethod
+    def examples(cls) -> list[Any]:
+        return [[0.5, -1.2, 3.0], "[1, 2, 3]", np.array([0.1, 0.2, 0.3]), ["4", None, "-6.5"]]
+
+    @classmethod
     def claims(cls, sample: Sequence[Any]) -> float:
         lengths: dict[int, int] = {}
         cells = [c for c in sample if not (isinstance(c, str) and not c.strip())]

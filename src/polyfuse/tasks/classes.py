@@ -26,6 +26,10 @@ class _Classes(Task):
         dropout: before the linear head.
     """
 
+    fewest = 1
+    share: Tensor
+    temperature: Tensor
+
     def __init__(self, codec: Codec, width: int, *, balance: str = "none", smoothing: float = 0.0, dropout: float = 0.1):
         super().__init__(codec, width)
         if balance not in BALANCES:
@@ -42,8 +46,6 @@ class _Classes(Task):
         self.register_buffer("share", torch.full((len(self.values),), self._even()))  # of the training rows, per class
         self.register_buffer("temperature", torch.ones(()))
 
-    fewest = 1
-
     def _even(self) -> float:
         return 1.0 / len(self.values)
 
@@ -56,6 +58,8 @@ class _Classes(Task):
         raise NotImplementedError
 
     def loss(self, out: Tensor, truth: Cells, weight: Tensor | None = None) -> Tensor:
+        if not len(truth.rows):  # such a batch may hold no tensors at all
+            return out.float().sum() * 0.0
         losses, rows = self.row_losses(out, truth)
         return mean_loss(losses, rows, out.float(), weight)
 
@@ -129,6 +133,8 @@ class Multiclass(_Classes):
         return 0.9 if codec.name == "category" else 0.0
 
     def fit(self, truth: dict[str, Tensor]) -> None:
+        if not truth:
+            return
         y = truth["index"][:, 0] - 1
         counts = torch.bincount(y[y >= 0], minlength=len(self.values)).float()
         if counts.sum() == 0:
@@ -137,7 +143,7 @@ class Multiclass(_Classes):
         self.share.copy_(counts.clamp(min=0.5) / counts.clamp(min=0.5).sum())
         if self.balance == "none":  # start at the classes' frequencies, not at an even guess
             with torch.no_grad():
-                self.head[-1].bias.copy_(self.share.log() - self.share.log().mean())
+                self.head[-1].bias.copy_(self.share.log() - self.share.log().mean())  # type: ignore[operator]
 
     def row_losses(self, out: Tensor, truth: Cells) -> tuple[Tensor, Tensor]:
         y = truth.x["index"][:, 0] - 1
@@ -145,11 +151,13 @@ class Multiclass(_Classes):
         losses = F.cross_entropy(out[rows].float(), y, reduction="none", label_smoothing=self.smoothing)
         power = BALANCES[self.balance]
         if power:
-            weights = self.share ** -power
+            weights = self.share.pow(-power)
             losses = losses * (weights / (weights * self.share).sum())[y]
         return losses, rows
 
     def calibrate(self, out: Tensor, truth: Cells) -> None:
+        if not len(truth.rows):
+            return
         y = truth.x["index"][:, 0] - 1
         logits, y = out.detach()[truth.rows[y >= 0]].double(), y[y >= 0]
         if len(y):
@@ -193,6 +201,8 @@ class Multiclass(_Classes):
 
     def report(self, out: Tensor, truth: Cells) -> dict[str, Any]:
         """{"classes": per class figures, "confusion": rows are truths, columns answers (20 classes or fewer), "unseen": rows}."""
+        if not len(truth.rows):
+            return {}
         _, answer, y = self._known(out, truth)
         c = len(self.values)
         right, answered, true = (t[0] for t in of.tallies(y, answer, c)(np.ones((1, len(y)))))
@@ -282,13 +292,13 @@ class Multilabel(_Classes):
         return 0.5
 
     def fit(self, truth: dict[str, Tensor]) -> None:
-        hot = truth["hot"].float()
-        if not len(hot):
+        if not truth or not len(truth["hot"]):
             return
+        hot = truth["hot"].float()
         self.share.copy_((hot.sum(0) + 0.5) / (len(hot) + 1))
         if self.balance == "none":
             with torch.no_grad():
-                self.head[-1].bias.copy_(self.share.logit())
+                self.head[-1].bias.copy_(self.share.logit())  # type: ignore[operator]
 
     def row_losses(self, out: Tensor, truth: Cells) -> tuple[Tensor, Tensor]:
         hot = truth.x["hot"].float()
@@ -298,8 +308,8 @@ class Multilabel(_Classes):
         return losses.mean(1), truth.rows
 
     def calibrate(self, out: Tensor, truth: Cells) -> None:
-        logits, hot = out.detach()[truth.rows].double(), truth.x["hot"].double()
-        if len(hot):
+        if len(truth.rows):
+            logits, hot = out.detach()[truth.rows].double(), truth.x["hot"].double()
             self._cool(lambda t: float(F.binary_cross_entropy_with_logits(logits / t, hot)), len(hot))
 
     def _probability(self, out: Tensor) -> np.ndarray:
@@ -332,6 +342,8 @@ class Multilabel(_Classes):
 
     def report(self, out: Tensor, truth: Cells) -> dict[str, Any]:
         """{"classes": per label precision, recall, F1, support and average precision (None without a positive row)}."""
+        if not len(truth.rows):
+            return {}
         p, hot = self._probability(out[truth.rows]), truth.x["hot"].cpu().numpy() > 0.5
         said = p >= 0.5
         table: dict[str, dict[str, Any]] = dict(self._table((said & hot).sum(0), said.sum(0), hot.sum(0)))

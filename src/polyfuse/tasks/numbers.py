@@ -74,8 +74,7 @@ class Regression(Task):
         return torch.ones_like(truth.x["value"][:, : self.outputs], dtype=torch.bool) if real is None else real
 
     def loss(self, out: Tensor, truth: Cells, weight: Tensor | None = None) -> Tensor:
-        losses, rows = self.row_losses(out, truth)
-        return mean_loss(losses, rows, out.float(), weight)
+        return _mean(self, out, truth, weight)
 
     def constant(self, rows: int) -> Tensor:
         """The best answer that looks at no input: the training rows' mean, as out [rows, K]."""
@@ -94,14 +93,18 @@ class Regression(Task):
     def figures(self, out: Tensor, truth: Cells) -> dict[str, of.Figure]:
         """Each metric as a function of how often a labelled row counts; of several outputs the mean over them."""
         each = self._outputs(out, truth)
-        return {name: lambda c, name=name: np.mean([figures[name](c) for figures in each], 0) for name in each[0]}
+
+        def averaged(name: str) -> of.Figure:
+            return lambda counts: np.mean([figures[name](counts) for figures in each], 0)
+
+        return {name: averaged(name) for name in each[0]}
 
     def scores(self, out: Tensor, truth: Cells) -> dict[str, float]:
-        return _finite(self.figures(out, truth), len(truth.rows))
+        return _finite(self.figures(out, truth), len(truth.rows)) if len(truth.rows) else {}
 
     def report(self, out: Tensor, truth: Cells) -> dict[str, Any]:
         """{"outputs": [{"rmse", "mae", "r2"} of each output]} where there are several."""
-        if self.outputs == 1:
+        if self.outputs == 1 or not len(truth.rows):
             return {}
         return {"outputs": [_finite(figures, len(truth.rows)) for figures in self._outputs(out, truth)]}
 
@@ -130,6 +133,7 @@ class Quantile(Task):
     modalities = ("number",)
     metric = "pinball"
     higher = False
+    share: Tensor
 
     def __init__(self, codec: Codec, width: int, *, levels: tuple[float, ...] = (0.1, 0.5, 0.9), dropout: float = 0.0):
         super().__init__(codec, width)
@@ -141,13 +145,13 @@ class Quantile(Task):
         self.register_buffer("share", torch.zeros(len(levels)))  # the training rows' own quantiles, standardised
 
     def fit(self, truth: dict[str, Tensor]) -> None:
-        y = truth["value"][:, 0].double()
-        if not len(y):
+        if not truth or not len(truth["value"]):
             return
+        y = truth["value"][:, 0].double()
         self.share.copy_(torch.from_numpy(np.quantile(y.cpu().numpy(), self.levels)))
         steps = (self.share[1:] - self.share[:-1]).clamp(min=1e-3)
         with torch.no_grad():  # start at these: softplus(log(e^s - 1)) = s
-            self.head[-1].bias.copy_(torch.cat([self.share[:1], steps.expm1().log()]))
+            self.head[-1].bias.copy_(torch.cat([self.share[:1], steps.expm1().log()]))  # type: ignore[operator]
 
     def forward(self, tokens: Tokens) -> Tensor:
         """-> standardised quantiles [B, Q]."""
@@ -160,8 +164,7 @@ class Quantile(Task):
         return torch.maximum(levels * error, (levels - 1) * error).mean(1), truth.rows
 
     def loss(self, out: Tensor, truth: Cells, weight: Tensor | None = None) -> Tensor:
-        losses, rows = self.row_losses(out, truth)
-        return mean_loss(losses, rows, out.float(), weight)
+        return _mean(self, out, truth, weight)
 
     def constant(self, rows: int) -> Tensor:
         """The best answer that looks at no input: the training rows' quantiles, as out [rows, Q]."""
@@ -184,7 +187,7 @@ class Quantile(Task):
         return found
 
     def scores(self, out: Tensor, truth: Cells) -> dict[str, float]:
-        return _finite(self.figures(out, truth), len(truth.rows))
+        return _finite(self.figures(out, truth), len(truth.rows)) if len(truth.rows) else {}
 
     def report(self, out: Tensor, truth: Cells) -> dict[str, Any]:
         """{"levels": {level: share of the truths at or below its quantile}}: honest where the two agree."""
@@ -192,6 +195,14 @@ class Quantile(Task):
             return {}
         below = _restored(self.codec, truth.x["value"][:, :1]) <= _restored(self.codec, out[truth.rows])
         return {"levels": {f"{q:g}": share for q, share in zip(self.levels, below.mean(0).tolist())}}
+
+
+def _mean(task: Task, out: Tensor, truth: Cells, weight: Tensor | None) -> Tensor:
+    """The mean of a task's row losses; a batch without labels may hold no tensors at all."""
+    if not len(truth.rows):
+        return out.float().sum() * 0.0
+    losses, rows = task.row_losses(out, truth)
+    return mean_loss(losses, rows, out.float(), weight)
 
 
 def _restored(codec: Codec, z: Tensor) -> np.ndarray:

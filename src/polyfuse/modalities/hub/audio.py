@@ -42,6 +42,7 @@ class AudioHub(HubEncoder):
 
     modality = "audio"
     part = "audio"
+    inputs = ("input_values", "input_features")
 
     @classmethod
     def describe(cls, folder: Path) -> dict[str, Any]:

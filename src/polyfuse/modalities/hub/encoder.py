@@ -26,6 +26,7 @@ class HubEncoder(Encoder):
     """
 
     part: ClassVar[str] = ""  # the tower's name in two-tower models
+    inputs: ClassVar[tuple[str, ...]] = ()  # what a network of this modality takes
 
     def __init__(self, codec: Codec, width: int, *, checkpoint: str = "", tune: str | int = "none", lora_rank: int = 8,
                  tokens: int = 16, download: bool = False, config: dict[str, Any] | None = None):
@@ -40,6 +41,9 @@ class HubEncoder(Encoder):
         made = make_config(self.config["model"], self.part)
         self.prepare(codec, made)
         self.network = make_network(made, self.part, folder)
+        if getattr(self.network, "main_input_name", self.inputs[0]) not in self.inputs:
+            raise RecipeError(f"checkpoint of type '{made.model_type}'", f"is no {self.part} model",
+                              fix=f"use it with another encoder than {self.name}")
         self.frozen = self.tune == "none"
         self.most_tokens = tokens
         self._choose(lora_rank)
@@ -91,10 +95,7 @@ class HubEncoder(Encoder):
         if self.frozen:
             return
         if self.tune == "lora":
-            peft = needs("peft")
-            names = [n for n, m in self.network.named_modules() if type(m) is nn.Linear or type(m).__name__ == "Conv1D"]
-            how = peft.LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=names, bias="none")
-            peft.inject_adapter_in_model(how, self.network)
+            self._add_low_rank(lora_rank)
         else:
             for parameter in self._tuned():
                 parameter.requires_grad_(parameter.is_floating_point())
@@ -106,6 +107,14 @@ class HubEncoder(Encoder):
         for parameter, gradient in zip(trained.values(), reached, strict=True):
             parameter.requires_grad_(gradient is not None)  # a pooler, a mask token: nothing here depends on them
         self.network.train(self.training)
+
+    def _add_low_rank(self, rank: int) -> None:
+        peft = needs("peft")
+        kinds = {n: type(m).__name__ for n, m in self.network.named_modules() if getattr(m, "groups", 1) == 1}
+        # a convolutional network has no linear layers; GPT-2 calls its own Conv1D and stores them transposed
+        names = [n for n, k in kinds.items() if k in ("Linear", "Conv1D")] or [n for n, k in kinds.items() if k == "Conv2d"]
+        how = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, fan_in_fan_out="Conv1D" in kinds.values())
+        peft.inject_adapter_in_model(how, self.network)
 
     def _tuned(self) -> Iterator[nn.Parameter]:
         if self.tune == "all":

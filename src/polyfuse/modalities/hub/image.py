@@ -40,6 +40,7 @@ class ImageHub(HubEncoder):
 
     modality = "image"
     part = "vision"
+    inputs = ("pixel_values",)
 
     @classmethod
     def describe(cls, folder: Path) -> dict[str, Any]:

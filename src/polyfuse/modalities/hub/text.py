@@ -42,6 +42,7 @@ class TextHub(HubEncoder):
 
     modality = "text"
     part = "text"
+    inputs = ("input_ids",)
 
     @classmethod
     def describe(cls, folder: Path) -> dict[str, Any]:

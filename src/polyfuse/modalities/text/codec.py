@@ -80,6 +80,10 @@ class Text(Codec):
         self._use(_byte_bpe(lowercase))
 
     @classmethod
+    def examples(cls) -> list[Any]:
+        return ["red shoes, size 42", "blue", "ein langer Satz über Schuhe, der mehr Wörter hat als die anderen", "红色的鞋子", "sí 👟"]
+
+    @classmethod
     def claims(cls, sample: Sequence[Any]) -> float:
         cells = [c for c in sample if isinstance(c, str) and c.strip()]
         if not cells or len(cells) < 0.9 * len(sample):

@@ -1,0 +1,361 @@
+"""Reading tables: CSV, TSV, Parquet, JSON Lines, folders of class folders, and whatever speaks Arrow in memory.
+
+A CSV is read as text only: what a cell is, its codec decides. A table larger than memory is laid out once as an Arrow
+file and memory-mapped, so that everything after reading sees one kind of table.
+"""
+
+import codecs as encodings
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from ..core import DataError, did_you_mean
+
+_PACKED = (".gz", ".zst", ".bz2", ".lz4")
+_TEXT = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": None}
+_LINES = (".jsonl", ".ndjson", ".json")
+_MANY = 20  # refused rows that are listed; all are counted
+
+
+@dataclass
+class Table:
+    """A table in Arrow form, with what reading it noticed.
+
+    Args:
+        arrow: the columns; possibly memory-mapped.
+        name: for messages, e.g. "pets.csv".
+        base: folder that relative paths of media start from.
+        notes: what reading noticed: a guessed delimiter, an encoding, refused rows.
+        refused_rows: (line, why) of rows that could not be read.
+    """
+
+    arrow: pa.Table
+    name: str = "the table"
+    base: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    refused_rows: list[tuple[int, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.arrow.num_rows
+
+    @property
+    def names(self) -> list[str]:
+        return self.arrow.column_names
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        if name not in self.names:
+            raise DataError(
+                f"column '{name}'", f"is not in {self.name}", expected=f"one of {', '.join(self.names)}", fix=did_you_mean(name, self.names)
+            )
+        return self.arrow.column(name)
+
+    def row_name(self, row: int) -> str:
+        """Rows as people count them.
+
+        Example:
+            >>> read({"a": [1, 2]}).row_name(1)
+            'row 2'
+        """
+        return f"row {row + 1}"
+
+    def take(self, rows: np.ndarray) -> "Table":
+        return Table(self.arrow.take(pa.array(rows)), self.name, self.base, list(self.notes))
+
+
+def read(source: Any, *, base: str | Path | None = None, memory_mb: float = 1024, scratch: Path | None = None) -> Table:
+    """Any table as a Table.
+
+    Args:
+        source: a path to .csv, .tsv, .parquet, .jsonl (also .gz, .zst), a folder of class folders, a list of dicts, a dict of
+            columns, a Table, or anything with the Arrow stream interface (pandas, polars, DuckDB, Hugging Face datasets).
+        base: folder that relative paths of media start from; by default the table's own.
+        memory_mb: a larger file is laid out in `scratch` and memory-mapped.
+        scratch: a folder that outlives the table; a temporary one by default.
+
+    Raises:
+        DataError: no such file, not a table, no columns, two columns of one name.
+    """
+    if isinstance(source, str | Path):
+        table = _from_path(Path(source), memory_mb, scratch)
+    else:
+        table = source if isinstance(source, Table) else Table(_from_memory(source), "the table", Path.cwd())
+    if base is not None:
+        table = Table(table.arrow, table.name, Path(base), table.notes, table.refused_rows)
+    seen: set[str] = set()
+    for name in table.names:
+        if name in seen:
+            raise DataError(f"column '{name}'", f"occurs twice in {table.name}", fix="rename one of them")
+        seen.add(name)
+    return table
+
+
+def write(table: pa.Table, path: str | Path) -> None:
+    """To .csv, .parquet or .jsonl, written beside its place and renamed into it."""
+    path = Path(path)
+    kinds = {".csv": _write_csv, ".parquet": pyarrow.parquet.write_table, ".jsonl": _write_lines}
+    if path.suffix.lower() not in kinds:
+        raise DataError(f"file '{path}'", f"has the ending '{path.suffix}'", expected=f"one of {', '.join(kinds)}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        kinds[path.suffix.lower()](table, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"file '{path}'", f"cannot be written ({error.strerror})", fix="choose another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    pyarrow.csv.write_csv(table, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
+
+
+def _write_lines(table: pa.Table, path: Path) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        for batch in table.to_batches():
+            for row in batch.to_pylist():
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+# -- in memory --------------------------------------------------------------------------------------------------
+
+
+def _from_memory(source: Any) -> pa.Table:
+    if isinstance(source, pa.Table):
+        return source
+    if hasattr(source, "__arrow_c_stream__"):
+        return pa.table(source)
+    if isinstance(source, dict):
+        return _columns(source)
+    if isinstance(source, list):
+        if not all(isinstance(row, dict) for row in source):
+            raise DataError("the table", "is a list of other things than dicts", expected="one dict per row")
+        names = list(dict.fromkeys(k for row in source for k in row))
+        return _columns({name: [row.get(name) for row in source] for name in names})
+    data = getattr(source, "data", None)
+    if isinstance(getattr(data, "table", None), pa.Table):  # a Hugging Face dataset without the stream interface
+        indices = getattr(source, "_indices", None)
+        return data.table if indices is None else data.table.take(indices.column(0))
+    raise DataError(
+        "the table", f"is a {type(source).__name__}", expected="a path, a data frame, an Arrow table, a dict of columns or a list of dicts"
+    )
+
+
+def _columns(columns: dict[str, Any]) -> pa.Table:
+    lengths = {len(v) for v in columns.values()}
+    if len(lengths) > 1:
+        raise DataError("the table", f"has columns of {' and '.join(map(str, sorted(lengths)))} rows", expected="columns of one length")
+    return pa.table({str(k): _array(list(v)) for k, v in columns.items()})
+
+
+def _array(values: list[Any]) -> pa.Array:
+    """Python values as an Arrow column; what Arrow has no type for (mixed types, arrays of two dimensions) becomes text or lists."""
+    values = [v.tolist() if isinstance(v, np.ndarray) else os.fspath(v) if isinstance(v, Path) else v for v in values]
+    values = [None if isinstance(v, float) and v != v else v for v in values]  # NaN is how pandas says missing
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if v is None else v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in values])
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+def _from_path(path: Path, memory_mb: float, scratch: Path | None) -> Table:
+    if not path.exists():
+        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+        raise DataError(f"file '{path}'", "does not exist", expected="a table", fix=near)
+    if path.is_dir():
+        return _class_folders(path)
+    if path.stat().st_size == 0:
+        raise DataError(f"file '{path}'", "is empty (zero bytes)", expected="a table with a header and rows")
+    suffixes = [s.lower() for s in path.suffixes]
+    packed = bool(suffixes) and suffixes[-1] in _PACKED
+    kind = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic == b"PAR1" or kind in (".parquet", ".pq"):
+        table = _parquet(path, memory_mb)
+    elif kind in _LINES:
+        table = _json_lines(path)
+    elif kind in _TEXT:
+        table = _csv(path, _TEXT[kind], packed, memory_mb, scratch)
+    elif kind in (".arrow", ".feather", ".ipc"):
+        table = Table(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+    else:
+        raise DataError(
+            f"file '{path}'",
+            f"has the ending '{''.join(suffixes) or 'none'}'",
+            expected="a table: .csv, .tsv, .parquet or .jsonl, also with .gz or .zst",
+        )
+    table.name, table.base = path.name, path.parent
+    return table
+
+
+def _class_folders(path: Path) -> Table:
+    files, labels = [], []
+    for folder in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        for file in sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")):
+            files.append(f"{folder.name}/{file.name}")
+            labels.append(folder.name)
+    if not files:
+        raise DataError(f"folder '{path}'", "holds no files in folders", expected="a table file, or one folder of files per class")
+    return Table(pa.table({"file": files, "label": labels}), path.name, path)
+
+
+def _parquet(path: Path, memory_mb: float) -> Table:
+    try:
+        return Table(pyarrow.parquet.read_table(path, memory_map=path.stat().st_size > memory_mb * 2**20))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"file '{path}'", f"cannot be read as Parquet ({_first(error)})", fix="write the file again") from None
+
+
+def _json_lines(path: Path) -> Table:
+    rows, refused = [], []
+    with pa.input_stream(str(path), compression="detect") as stream:
+        for number, line in enumerate(_text_lines(path, stream), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                refused.append((number, f"not JSON ({error})"))
+                continue
+            if number == 1 and isinstance(row, list) and all(isinstance(r, dict) for r in row):
+                rows += row  # a .json file that holds one list of objects
+            elif isinstance(row, dict):
+                rows.append(row)
+            else:
+                refused.append((number, "not an object"))
+    if len(refused) > len(rows):
+        raise DataError(f"file '{path}'", f"line {refused[0][0]} is {refused[0][1]}", expected="JSON Lines: one object per line")
+    return Table(_from_memory(rows), notes=_refused_notes(refused), refused_rows=refused)
+
+
+def _text_lines(path: Path, stream: Any) -> Iterator[str]:
+    data = stream.read()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return iter(data.decode("utf-16").splitlines())
+    try:
+        return iter(data.decode("utf-8-sig").split("\n"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"file '{path}'", f"is not UTF-8 (byte {error.start})", expected="JSON Lines in UTF-8") from None
+
+
+def _csv(path: Path, delimiter: str | None, packed: bool, memory_mb: float, scratch: Path | None) -> Table:
+    notes: list[str] = []
+    encoding = _encoding(path, packed)
+    if encoding == "cp1252":
+        notes.append(f"{path.name} is not UTF-8 and is read as Windows-1252 (Latin-1)")
+    with pa.input_stream(str(path), compression="detect") as stream:
+        head = stream.read(2**16).decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
+    if not head.strip():
+        raise DataError(f"file '{path}'", "holds nothing but white space", expected="a table with a header and rows")
+    guessed = _delimiter(head, delimiter or ",")
+    if guessed != (delimiter or ","):
+        notes.append(f"{path.name} is separated by {guessed!r}")
+    names = _header(head, guessed, path, notes)
+    refused: list[tuple[int, str]] = []
+
+    def bad_row(row: Any) -> str:
+        refused.append((row.number or 0, f"{row.actual_columns} cells where the header has {row.expected_columns}"))
+        return "skip"
+
+    try:
+        reader = pyarrow.csv.open_csv(
+            pa.input_stream(str(path), compression="detect"),
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=names, skip_rows=0, skip_rows_after_names=1, encoding=encoding, use_threads=False, block_size=2**22
+            ),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=guessed, newlines_in_values=True, invalid_row_handler=bad_row),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={n: pa.string() for n in names}, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
+            ),
+        )
+        large = packed or path.stat().st_size > memory_mb * 2**20
+        arrow = _laid_out(reader, reader.schema, scratch) if large else reader.read_all()
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"file '{path}'", f"cannot be read as CSV ({_first(error)})", fix="check quotes and delimiter, or write Parquet"
+        ) from None
+    return Table(arrow, notes=notes + _refused_notes(refused), refused_rows=refused)
+
+
+def _laid_out(batches: Iterable[pa.RecordBatch], schema: pa.Schema, scratch: Path | None) -> pa.Table:
+    """Record batches as an Arrow file that is memory-mapped: flat memory however long the table is."""
+    folder = scratch or Path(tempfile.mkdtemp(prefix="polyfuse-"))
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".arrow", delete=False) as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+
+
+def _encoding(path: Path, packed: bool) -> str:
+    decoder = encodings.getincrementaldecoder("utf-8")()
+    with pa.input_stream(str(path), compression="detect") as stream:
+        first = True
+        while block := stream.read(2**20):
+            if first and block[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                return "utf-16"
+            first = False
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError:
+                return "cp1252"
+    return "utf-8"
+
+
+def _delimiter(head: str, usual: str) -> str:
+    """The one of , ; tab | that cuts the first lines most evenly; the usual one unless another is clearly right."""
+    lines = [line for line in head.split("\n")[:20] if line.strip()][:-1] or head.split("\n")[:1]
+
+    def evenness(candidate: str) -> tuple[bool, int]:
+        counts = [_unquoted(line).count(candidate) for line in lines]
+        return (len(set(counts)) == 1 and counts[0] > 0, counts[0])
+
+    if evenness(usual)[1] > 0:
+        return usual
+    best = max(",;\t|", key=evenness)
+    return best if evenness(best)[1] > 0 else usual
+
+
+def _unquoted(line: str) -> str:
+    return "".join(line.split('"')[::2])
+
+
+def _header(head: str, delimiter: str, path: Path, notes: list[str]) -> list[str]:
+    import csv
+
+    try:
+        names = next(csv.reader(head.splitlines(keepends=True), delimiter=delimiter))
+    except (csv.Error, StopIteration) as error:
+        raise DataError(f"file '{path}'", f"has no readable header ({error})", expected="names of the columns in the first line") from None
+    for at, name in enumerate(names):
+        if not name.strip():
+            names[at] = f"column_{at + 1}"
+            notes.append(f"column {at + 1} of {path.name} has no name and is called 'column_{at + 1}'")
+    twice = [n for n in names if names.count(n) > 1]
+    if twice:
+        raise DataError(f"column '{twice[0]}'", f"occurs twice in {path.name}", fix="rename one of them")
+    return names
+
+
+def _refused_notes(refused: list[tuple[int, str]]) -> list[str]:
+    if not refused:
+        return []
+    listed = "; ".join(f"line {line}: {why}" if line else why for line, why in refused[:_MANY])
+    return [f"{len(refused)} rows could not be read and are left out: {listed}" + (" ..." if len(refused) > _MANY else "")]
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+

@@ -1,0 +1,139 @@
+"""Rows cut from a long table of one reading per row: each window ends at a reading and looks back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..core import Column, DataError, RecipeError, Window, did_you_mean
+from .table import Table
+
+
+@dataclass
+class WindowIndex:
+    """Which readings make each window.
+
+    Attributes:
+        order: [rows of the table]: its rows sorted by unit and order.
+        start, stop: [windows]: the window's readings are order[start:stop].
+        target_row: [windows]: row of the table whose target, ids and other columns the window has.
+        unit: [windows]: which unit it is of.
+    """
+
+    order: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    target_row: np.ndarray
+    unit: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def parse_window(text: str) -> Window:
+    """`id=unit,order=cycle,length=40[,stride=1][,horizon=0]` to a Window.
+
+    Example:
+        >>> parse_window("id=unit,order=cycle,length=40")
+        Window(id='unit', order='cycle', length=40, stride=1, horizon=0)
+    """
+    known = ("id", "order", "length", "stride", "horizon")
+    found: dict[str, str] = {}
+    for piece in text.split(","):
+        key, sep, value = piece.partition("=")
+        key = key.strip()
+        if not sep or key not in known:
+            raise RecipeError(
+                f"--window '{text}'", f"cannot read '{piece}'", expected="id=COLUMN,order=COLUMN,length=N[,stride=N][,horizon=N]",
+                fix=did_you_mean(key, known),
+            )
+        found[key] = value.strip()
+    for key in ("id", "order", "length"):
+        if key not in found:
+            raise RecipeError(f"--window '{text}'", f"lacks '{key}'", expected="id=COLUMN,order=COLUMN,length=N[,stride=N][,horizon=N]")
+    numbers = {}
+    for key in ("length", "stride", "horizon"):
+        if key in found:
+            if not found[key].isdigit() or (key != "horizon" and int(found[key]) < 1):
+                raise RecipeError(f"--window '{text}'", f"has {key}={found[key]!r}", expected="a whole number of at least 1 (horizon: 0)")
+            numbers[key] = int(found[key])
+    return Window(found["id"], found["order"], **numbers)
+
+
+def windows(table: Table, window: Window) -> WindowIndex:
+    """Cut the table. Windows at the start of a unit are shorter; nothing is padded.
+
+    Raises:
+        DataError: id or order is not a column, has empty cells, or two readings of a unit have the same order.
+    """
+    unit = _keys(table, window.id, numeric=False)
+    rank = _keys(table, window.order, numeric=True)
+    order = np.lexsort((rank, unit))
+    u, r = unit[order], rank[order]
+    first = np.flatnonzero(np.r_[True, u[1:] != u[:-1]]) if len(u) else np.zeros(0, np.int64)
+    twice = np.flatnonzero((u[1:] == u[:-1]) & (r[1:] == r[:-1]))
+    if len(twice):
+        row = int(order[twice[0] + 1])
+        raise DataError(
+            f"column '{window.order}', {table.row_name(row)} of {table.name}", f"repeats a value within one '{window.id}'",
+            expected="one reading per unit and order", fix="remove the duplicates, or order by another column",
+        )
+    last = np.r_[first[1:], len(u)]
+    start, stop, target, owner = [], [], [], []
+    for n, (a, b) in enumerate(zip(first, last)):
+        ends = np.arange(b - window.horizon, a, -window.stride)[::-1]  # exclusive ends, counted back from the unit's last reading
+        stop.append(ends)
+        start.append(np.maximum(ends - window.length, a))
+        target.append(order[ends - 1 + window.horizon])
+        owner.append(np.full(len(ends), n))
+
+    def whole(parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+    return WindowIndex(order, whole(start), whole(stop), whole(target), whole(owner))
+
+
+def window_cells(table: Table, column: Column, index: WindowIndex, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """One float array [T, sources] per window; an empty or unreadable reading is NaN, which the series codec takes as a gap."""
+    matrix = np.stack([_floats(table, s) if s in table.names else np.full(len(table), np.nan) for s in column.sources], 1)[index.order]
+    for w in range(len(index)) if rows is None else rows:
+        yield matrix[index.start[w] : index.stop[w]]
+
+
+def _keys(table: Table, name: str, numeric: bool) -> np.ndarray:
+    """Sortable keys of a column: numbers where all are (so that 10 follows 9), else text in order."""
+    array = table.column(name)
+    if array.null_count or (pa.types.is_string(array.type) and pc.any(pc.equal(array, "")).as_py()):
+        raise DataError(f"column '{name}'", f"has empty cells in {table.name}", expected="a value in every row, for rows are cut by it")
+    if numeric or not pa.types.is_string(array.type):
+        try:
+            return np.asarray(pc.cast(array, pa.float64()).to_numpy())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            pass
+    codes = pc.dictionary_encode(pc.cast(array, pa.string())).combine_chunks()
+    codes = codes if isinstance(codes, pa.DictionaryArray) else codes.chunk(0)
+    words = codes.dictionary.to_pylist()
+    rank = np.empty(len(words), np.int64)
+    rank[np.argsort(np.array(words))] = np.arange(len(words))
+    return rank[codes.indices.to_numpy(zero_copy_only=False)]
+
+
+def _floats(table: Table, name: str) -> np.ndarray:
+    array = table.column(name)
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        array = pc.if_else(pc.equal(pc.utf8_trim_whitespace(array), ""), None, pc.utf8_trim_whitespace(array))
+    try:
+        values = pc.cast(array, pa.float64()).to_numpy().astype(np.float64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        values = np.array([_float(v) for v in array.to_pylist()], np.float64)
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return np.nan
