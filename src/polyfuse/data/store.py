@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -110,9 +111,9 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             tempfile.TemporaryFile(dir=self.root).close()
         except OSError as error:
-            self._scratch = tempfile.TemporaryDirectory(prefix="polyfuse-")  # goes with this object
             self.notes.append(f"cannot write to the cache {self.root} ({error.strerror}): using a temporary folder for this run")
-            self.root = Path(self._scratch.name)
+            self.root = Path(tempfile.mkdtemp(prefix="polyfuse-"))
+            weakref.finalize(self, shutil.rmtree, self.root, True)
 
     def entries(self) -> list[dict[str, Any]]:
         """What is stored, least recently used first: [{"key", "path", "bytes", "used", "column", "cells"}]."""

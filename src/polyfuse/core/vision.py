@@ -1,0 +1,193 @@
+"""What pictures and clips share: decoding one picture safely, the frame network, augmentation in one resampling."""
+
+import math
+import warnings
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .draws import Draws
+
+MOST_PIXELS = 100_000_000  # of one picture; a larger one is refused by its header
+SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
+
+Refuse = Callable[..., Exception]
+
+
+def open_picture(data: bytes, refuse: Refuse) -> Any:
+    """A Pillow image whose header was read; its pixels are not decoded yet.
+
+    Args:
+        refuse: makes the error from (what, expected=, fix=).
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise refuse("the file is empty (zero bytes)", expected="a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            picture = Image.open(BytesIO(data))
+    except UnidentifiedImageError:
+        raise refuse("the content is no picture that is known", expected="PNG, JPEG, WebP, GIF, BMP or TIFF") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise refuse(f"the picture cannot be opened ({error})", expected="a whole picture file") from None
+    if picture.width * picture.height > MOST_PIXELS:
+        raise refuse(f"the picture has {picture.width} x {picture.height} pixels", expected=f"at most {MOST_PIXELS:,} in all", fix="scale it down")
+    if picture.width < 1 or picture.height < 1:
+        raise refuse(f"the picture has {picture.width} x {picture.height} pixels", expected="at least 1 x 1")
+    return picture
+
+
+def pixels_of(picture: Any, size: int, channels: int, refuse: Refuse) -> np.ndarray:
+    """Decode, turn upright, scale: [channels, size, size] uint8. The aspect is not kept; every picture fills the square."""
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken metadata beside good pixels is no news to a user
+            if picture.format == "JPEG":
+                picture.draft("L" if channels == 1 else "RGB", (2 * size, 2 * size))
+            if picture.getexif().get(0x0112, 1) != 1:
+                picture = ImageOps.exif_transpose(picture)
+            picture = _eight_bits(picture)
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture)
+            picture = picture.convert("L" if channels == 1 else "RGB")
+            if picture.size != (size, size):
+                picture = picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        raise refuse(f"the picture cannot be decoded ({error})", expected="a whole picture file", fix="copy it again, or empty the cell") from None
+    return np.asarray(picture, np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def _eight_bits(picture: Any) -> Any:
+    """16-bit and floating grey scaled to 8 bits by the range of their type (floats: of their values)."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        array = np.asarray(picture).astype(np.float64)
+        return Image.fromarray(np.clip(array / 257.0, 0, 255).astype(np.uint8))
+    if picture.mode == "F":
+        return Image.fromarray(_to_bytes(np.asarray(picture)))
+    return picture
+
+
+def _to_bytes(array: np.ndarray) -> np.ndarray:
+    low, high = float(array.min()), float(array.max())
+    if 0.0 <= low and high <= 1.0:
+        low, high = 0.0, 1.0
+    elif 0.0 <= low and high <= 255.0:
+        low, high = 0.0, 255.0
+    return np.clip((array - low) / max(high - low, 1e-12) * 255.0, 0, 255).astype(np.uint8)
+
+
+def picture_of(array: np.ndarray, refuse: Refuse) -> Any:
+    """An array [H, W] or [H, W, 1, 3 or 4] as a Pillow image."""
+    from PIL import Image
+
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)) or not array.size:
+        raise refuse(f"is an array of shape {array.shape}", expected="[height, width] or [height, width, 1, 3 or 4]")
+    if array.shape[0] * array.shape[1] > MOST_PIXELS:
+        raise refuse(f"has {array.shape[1]} x {array.shape[0]} pixels", expected=f"at most {MOST_PIXELS:,} in all")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise refuse("is an array with NaN or infinite pixels", expected="finite pixels")
+        array = _to_bytes(array)
+    elif array.dtype == np.uint16:
+        array = (array // 257).astype(np.uint8)
+    elif np.issubdtype(array.dtype, np.integer):
+        array = np.clip(array, 0, 255).astype(np.uint8)
+    else:
+        raise refuse(f"is an array of {array.dtype}", expected="numbers")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def nearest_size(sides: list[int], most: int) -> int:
+    """The usual size nearest below the median side, at most `most`."""
+    side = sorted(sides)[len(sides) // 2] if sides else most
+    return max((s for s in SIZES if s <= min(side, most)), default=SIZES[0])
+
+
+def warp(x: Tensor, draws: Draws, strength: float, flip: bool) -> Tensor:
+    """Shift, scale, rotate and (where asked) mirror pictures in one bilinear resampling; then brightness and contrast.
+
+    Shapes:
+        x [P, ..., H, W] uint8 -> the same; every picture of a row gets the row's own change
+    """
+    if strength <= 0 or not len(x):
+        return x
+    u = draws.uniform(7) * 2 - 1  # [P, 7]
+    angle, scale = u[:, 0] * strength * math.pi / 18, 1 + u[:, 1] * 0.1 * strength
+    shift = u[:, 2:4] * 0.12 * strength
+    mirror = torch.where((u[:, 4] < 0) & flip, -1.0, 1.0)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    theta = torch.stack([torch.stack([cos * mirror, -sin, shift[:, 0]], 1), torch.stack([sin * mirror, cos, shift[:, 1]], 1)], 1)
+    h, w = x.shape[-2:]
+    flat = x.reshape(len(x), -1, h, w).float()
+    grid = F.affine_grid(theta.to(flat.device), [len(x), 1, h, w], align_corners=False)
+    flat = F.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    gain = (1 + 0.2 * strength * u[:, 5]).view(-1, 1, 1, 1).to(flat.device)
+    bias = (25 * strength * u[:, 6]).view(-1, 1, 1, 1).to(flat.device)
+    return (flat * gain + bias).clamp_(0, 255).round_().to(torch.uint8).view(x.shape)
+
+
+def groups(channels: int) -> nn.GroupNorm:
+    """A norm that mixes no rows."""
+    return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions with a residual path: [P, C, H, W] -> [P, width, H/stride, W/stride].
+
+    Source: He et al. 2016, "Identity Mappings in Deep Residual Networks"; group norm after Wu and He 2018.
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int = 1):
+        super().__init__()
+        self.norm1, self.norm2 = groups(inputs), groups(width)
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.skip = nn.Conv2d(inputs, width, 1, stride, bias=False) if stride > 1 or inputs != width else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.gelu(self.norm1(x)))
+        return self.skip(x) + self.conv2(F.gelu(self.norm2(h)))
+
+
+class PlainConvs(nn.Module):
+    """Convolution, norm, GELU, average pooling, as often as needed to reach about 4 x 4: [P, C, H, W] -> maps, shallow to deep.
+
+    Source: ours, after VGG (Simonyan and Zisserman 2015).
+    """
+
+    def __init__(self, channels: int, size: int, width: int, first: int = 32):
+        super().__init__()
+        stages = max(2, round(math.log2(max(size, 8) / 4)))
+        sizes = [channels, *[min(first * 2**i, width) for i in range(stages - 1)], width]
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 1, 1, bias=False), groups(b), nn.GELU(), nn.Conv2d(b, b, 3, 1, 1, bias=False), groups(b), nn.GELU(), nn.AvgPool2d(2))
+            for a, b in zip(sizes, sizes[1:])
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+def as_tokens(maps: Tensor) -> Tensor:
+    """[P, F, h, w] -> [P, h * w, F]."""
+    return maps.flatten(2).transpose(1, 2)

@@ -1,0 +1,347 @@
+"""Sound: any rate and depth, one channel or two, as a log-mel spectrogram that is computed once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core import Codec, Draws, Encoded, Encoder, RecipeError, Value, codecs, encoders
+from ..core.layers import Recurrent, Transformer, positions, shrink_mask
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".oga", ".aif", ".aiff", ".au")
+_SAMPLE = 300
+_READ_S = 600.0  # seconds of one sound that are decoded at most, whatever `longest_s`
+
+Sound = tuple[np.ndarray, int]
+
+
+@codecs("audio")
+class AudioCodec(Codec):
+    """A sound as a log-mel spectrogram, or as its waveform for pretrained encoders.
+
+    wav, flac, ogg, mp3 and opus of any rate; channels are averaged; a longer sound is cut at its end.
+    Source: the mel scale of O'Shaughnessy 1987, "Speech Communication" (2595 log10(1 + f / 700)); SpecAugment of Park et al. 2019.
+
+    Args:
+        form: "logmel", or "wave" for a pretrained encoder.
+        rate_hz: samples per second; 0 = the most common of a sample, at most 16000. Also the rate of plain arrays.
+        longest_s: seconds kept; 0 = as long as 99 of 100 training sounds, at most 10.
+        mels: bands of the spectrogram.
+        window_ms, hop_ms: length and distance of its windows.
+        augment: strength of time and frequency masks, shift, gain and noise while training; 0 = none.
+    Shapes:
+        cell -> "mel" float16 [T, mels], or "wave" float32 [T]
+    Raises:
+        DataError: no sound, a broken one, one without samples, or with NaN.
+    """
+
+    encoder = "audio-cnn"
+    media = True
+    ragged = True
+
+    def __init__(self, column: str, *, form: str = "logmel", rate_hz: int = 0, longest_s: float = 0.0, mels: int = 64,
+                 window_ms: float = 25.0, hop_ms: float = 10.0, augment: float = 1.0):
+        super().__init__(column)
+        if form not in ("logmel", "wave"):
+            raise RecipeError(f"column '{column}'", f"has form={form!r}", expected="'logmel' or 'wave'")
+        self.form, self.given_rate_hz, self.given_longest_s = form, rate_hz, longest_s
+        self.mels, self.window_ms, self.hop_ms, self.strength = mels, window_ms, hop_ms, augment
+        self.rate_hz, self.longest_s = rate_hz or 16000, longest_s or 10.0
+        self.mean, self.std = [0.0] * mels, [1.0] * mels
+        self._bank: np.ndarray | None = None
+
+    @classmethod
+    def examples(cls) -> list[Any]:
+        t = np.arange(4000) / 16000
+        rng = np.random.default_rng(0)
+        return [np.sin(2 * np.pi * f * t[:n]) + rng.normal(0, 0.01, n) for f, n in ((300, 4000), (900, 1600), (2000, 3000), (150, 100))]
+
+    @classmethod
+    def claims(cls, sample: Sequence[Any]) -> float:
+        return sum(map(_looks_like, sample)) / len(sample) * 0.95 if sample else 0.0
+
+    def read(self, raw: Any) -> Sound | None:
+        """-> samples float32 [T] (mean of the channels) and their rate."""
+        if raw is None:
+            return None
+        if isinstance(raw, bytes):
+            return self._decoded(raw)
+        if isinstance(raw, dict) and "array" in raw:
+            return self._checked(np.asarray(raw["array"]), int(raw.get("sampling_rate") or self.rate_hz))
+        if isinstance(raw, np.ndarray) or (isinstance(raw, list) and raw and all(isinstance(v, int | float) for v in raw)):
+            return self._checked(np.asarray(raw), self.given_rate_hz or 16000)
+        raise self.error(f"holds a {type(raw).__name__}", expected="a path, bytes or samples of a sound")
+
+    def _decoded(self, data: bytes) -> Sound:
+        import soundfile
+
+        if not data:
+            raise self.error("the file is empty (zero bytes)", expected="a sound")
+        longest = self.given_longest_s or _READ_S
+        try:
+            with soundfile.SoundFile(BytesIO(data)) as file:
+                if file.samplerate < 100 or file.samplerate > 1_000_000 or file.channels > 64:
+                    raise self.error(f"has {file.samplerate} samples a second in {file.channels} channels", expected="a sound")
+                samples = file.read(frames=int(longest * file.samplerate) + 1, dtype="float32", always_2d=True)
+                return self._checked(samples, file.samplerate)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise self.error(f"the sound cannot be decoded ({error})", expected="wav, flac, ogg, mp3 or opus", fix="copy it again, or empty the cell") from None
+
+    def _checked(self, samples: np.ndarray, rate_hz: int) -> Sound:
+        if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
+            raise self.error(f"is an array of {samples.dtype} with shape {samples.shape}", expected="samples [T] or [T, channels]")
+        if samples.dtype.kind in "iu":
+            samples = samples.astype(np.float32) / np.iinfo(samples.dtype).max
+        if not samples.size:
+            raise self.error("has no samples", expected="a sound of at least one sample")
+        samples = samples.astype(np.float32)
+        samples = samples.mean(1) if samples.ndim == 2 else samples
+        if not np.isfinite(samples).all():
+            raise self.error("has NaN or infinite samples", expected="finite samples", fix="write the sound again, or empty the cell")
+        return samples, rate_hz
+
+    def fit(self, values: Iterator[Sound]) -> None:
+        rates, lengths, kept = [], [], []
+        for at, (samples, rate) in enumerate(values):
+            rates.append(rate)
+            lengths.append(len(samples) / rate)
+            if len(kept) < 100:
+                kept.append((samples, rate))
+            if at + 1 == _SAMPLE:
+                break
+        if not rates:
+            return
+        self.rate_hz = self.given_rate_hz or min(16000, max(set(rates), key=lambda r: (rates.count(r), r)))
+        self.longest_s = self.given_longest_s or min(10.0, max(float(np.quantile(lengths, 0.99)), 0.05))
+        self._bank = None
+        if self.form == "logmel":
+            levels = np.concatenate([self.spectrogram(v) for v in kept])
+            self.mean, self.std = levels.mean(0).tolist(), (levels.std(0) + 1e-3).tolist()
+
+    def spectrogram(self, value: Sound) -> np.ndarray:
+        """[T, mels] natural log of the mel energies, float32."""
+        samples = self.resampled(value)
+        window, hop = self.window, self.hop
+        if len(samples) < window:
+            samples = np.pad(samples, (0, window - len(samples)))
+        frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
+        power = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), axis=1)) ** 2
+        return np.log(power @ self.bank + 1e-6).astype(np.float32)
+
+    def resampled(self, value: Sound) -> np.ndarray:
+        import soxr
+
+        samples, rate = value
+        samples = samples[: math.ceil(self.longest_s * rate)]
+        if rate != self.rate_hz:
+            samples = soxr.resample(samples, rate, self.rate_hz)
+        return np.asarray(samples if len(samples) else np.zeros(1), np.float32)
+
+    def clean(self, value: Sound) -> Value:
+        if self.form == "wave":
+            return {"wave": self.resampled(value)}
+        scaled = (self.spectrogram(value) - np.float32(self.mean)) / np.float32(self.std)
+        return {"mel": np.clip(scaled, -20, 20).astype(np.float16)}
+
+    @property
+    def window(self) -> int:
+        return max(16, round(self.rate_hz * self.window_ms / 1000))
+
+    @property
+    def hop(self) -> int:
+        return max(1, round(self.rate_hz * self.hop_ms / 1000))
+
+    @property
+    def most_steps(self) -> int:
+        """Windows of the longest sound."""
+        return max(1, 1 + (math.ceil(self.longest_s * self.rate_hz) + 1 - self.window) // self.hop)
+
+    @property
+    def bank(self) -> np.ndarray:
+        """[frequencies, mels] triangular filters, evenly spaced in mel between 20 Hz and half the rate."""
+        if self._bank is None:
+            high = 2595 * np.log10(1 + self.rate_hz / 2 / 700)
+            low = 2595 * np.log10(1 + min(20.0, self.rate_hz / 8) / 700)
+            edges = 700 * (10 ** (np.linspace(low, high, self.mels + 2) / 2595) - 1)
+            frequencies = np.fft.rfftfreq(self.window, 1 / self.rate_hz)
+            width = self.rate_hz / self.window  # a filter narrower than the resolution still catches its nearest line
+            left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+            rise = (frequencies - left) / np.maximum(centre - left, width)
+            fall = (right - frequencies) / np.maximum(right - centre, width)
+            bank = np.clip(np.minimum(rise, fall), 0, None)
+            nearest = np.abs(frequencies - centre).argmin(1)
+            empty = bank.sum(1) == 0
+            bank[empty, nearest[empty]] = 1.0
+            self._bank = (bank / bank.sum(1, keepdims=True)).T.astype(np.float32)
+        return self._bank
+
+    def augment(self, x: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
+        """Shift in time, gain, noise, two masks in time and two in frequency."""
+        if self.form == "wave" or self.strength <= 0 or not len(x["mel"]):
+            return x
+        mel, s = x["mel"].float(), self.strength
+        p, t, m = mel.shape
+        u = draws.uniform(12)
+        shift = ((u[:, 0] - 0.5) * 0.2 * s * t).round().long().view(-1, 1)
+        steps = (torch.arange(t).unsqueeze(0) - shift).clamp(0, t - 1)
+        mel = mel.gather(1, steps.unsqueeze(-1).expand(p, t, m))
+        mel = mel + (u[:, 1].view(-1, 1, 1) - 0.5) * 0.6 * s + draws.normal(t, m) * 0.1 * s
+        for k in range(2):
+            mel = mel.masked_fill(_band(t, u[:, 2 + k], u[:, 4 + k] * 0.15 * s).unsqueeze(-1), 0.0)
+            mel = mel.masked_fill(_band(m, u[:, 6 + k], u[:, 8 + k] * 0.2 * s).unsqueeze(1), 0.0)
+        return {**x, "mel": mel.masked_fill(~x["mask"].unsqueeze(-1), 0.0).half()}
+
+    def filler(self) -> Value:
+        if self.form == "wave":
+            return {"wave": np.zeros(max(400, self.window), np.float32)}
+        return {"mel": np.zeros((1, self.mels), np.float16)}
+
+    def state(self) -> dict[str, Any]:
+        return {"rate_hz": self.rate_hz, "longest_s": self.longest_s, "mean": self.mean, "std": self.std}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.rate_hz, self.longest_s, self.mean, self.std = state["rate_hz"], state["longest_s"], state["mean"], state["std"]
+        self._bank = None
+
+
+def _band(length: int, start: Tensor, width: Tensor) -> Tensor:
+    """[P, length] bool: a band of width * length that begins somewhere."""
+    wide = (width * length).view(-1, 1)
+    first = start.view(-1, 1) * (length - wide)
+    steps = torch.arange(length).unsqueeze(0)
+    return (steps >= first) & (steps < first + wide)
+
+
+class _MelEncoder(Encoder):
+    """Takes a log-mel spectrogram."""
+
+    modality = "audio"
+
+    def __init__(self, codec: AudioCodec, width: int):
+        super().__init__(codec, width)
+        if codec.form != "logmel":
+            raise RecipeError(f"column '{codec.column}'", f"encoder '{self.name}' needs form='logmel', not {codec.form!r}")
+
+
+@encoders("audio-cnn")
+class AudioCnn(_MelEncoder):
+    """Convolutions over time and frequency, pooled over frequency: tokens over time.
+
+    The first to try from scratch on short sounds. `audio-gru` follows longer ones; speech and scenes with few rows want a
+    pretrained network (encoder="hub:NAME").
+    Source: ours, after Salamon and Bello 2017, "Deep Convolutional Neural Networks and Data Augmentation for Environmental
+    Sound Classification", with group norm.
+
+    Args:
+        first: channels of the first stage.
+        dropout: on the tokens.
+    Shapes:
+        mel [P, T, M] -> tokens [P, T / 8, D]
+    Cost:
+        about 8 * D^2 parameters; linear in T.
+    """
+
+    def __init__(self, codec: AudioCodec, width: int, *, first: int = 32, dropout: float = 0.1):
+        super().__init__(codec, width)
+        sizes = [1, first, min(2 * first, width), width]
+        self.stages = nn.ModuleList(
+            nn.ModuleList([nn.Conv2d(a, b, 3, 1, 1, bias=False), nn.LayerNorm(b), nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.LayerNorm(b)])
+            for a, b in zip(sizes, sizes[1:])
+        )
+        self.out = nn.Linear(2 * width, width)
+        self.dropout = dropout
+        self.most_tokens = -(-codec.most_steps // 8)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        mask = x["mask"]
+        pad = -mask.shape[1] % 8
+        mask = F.pad(mask, (0, pad))
+        h = F.pad(x["mel"].float().masked_fill(~x["mask"].unsqueeze(-1), 0.0), (0, 0, 0, pad)).unsqueeze(1)  # [P, 1, T, M]
+        depths = []
+        for conv1, norm1, conv2, norm2 in self.stages:  # norms over channels only, so that padding changes nothing
+            for conv, norm in ((conv1, norm1), (conv2, norm2)):
+                h = F.gelu(norm(conv(h).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)) * mask[:, None, :, None]
+            h = F.avg_pool2d(h, 2)
+            mask = shrink_mask(mask, 2, h.shape[2])
+            depths.append(h.mean(3).transpose(1, 2))
+        tokens = self.out(torch.cat([h.mean(3), h.amax(3)], 1).transpose(1, 2))
+        return Encoded(F.dropout(tokens, self.dropout, self.training), mask, tuple(depths[:-1]))
+
+
+@encoders("audio-gru")
+class AudioGru(_MelEncoder):
+    """A bidirectional recurrent network over pairs of windows.
+
+    For longer sounds in which the order matters. Source: Cho et al. 2014; over log-mel after Graves et al. 2013.
+
+    Args:
+        depth, dropout: of the recurrent layers.
+        cell: "gru" or "lstm".
+    Shapes:
+        mel [P, T, M] -> tokens [P, T / 4, D]
+    Cost:
+        about 6 * depth * D^2 parameters; linear in T, step by step.
+    """
+
+    def __init__(self, codec: AudioCodec, width: int, *, depth: int = 2, dropout: float = 0.1, cell: str = "gru"):
+        super().__init__(codec, width)
+        self.enter = nn.Linear(4 * codec.mels, width)
+        self.recurrent = Recurrent(width, width, depth, cell, dropout)
+        self.norm = nn.LayerNorm(width)
+        self.most_tokens = -(-codec.most_steps // 4)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        h, mask = _stacked(x, 4)
+        return Encoded(self.norm(self.recurrent(F.gelu(self.enter(h)), mask)), mask)
+
+
+@encoders("audio-transformer")
+class AudioTransformer(_MelEncoder):
+    """A transformer over pieces of four windows.
+
+    With many rows, or where distant moments belong together. Source: Gong et al. 2021, "AST: Audio Spectrogram Transformer",
+    with pieces over time only.
+
+    Args:
+        depth, heads, dropout: of the transformer.
+    Shapes:
+        mel [P, T, M] -> tokens [P, T / 4, D]
+    Cost:
+        12 * depth * D^2 parameters; quadratic in T.
+    """
+
+    def __init__(self, codec: AudioCodec, width: int, *, depth: int = 3, heads: int = 4, dropout: float = 0.1):
+        super().__init__(codec, width)
+        self.enter = nn.Linear(4 * codec.mels, width)
+        self.transformer = Transformer(width, depth, heads, dropout)
+        self.most_tokens = -(-codec.most_steps // 4)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        h, mask = _stacked(x, 4)
+        h = self.enter(h) + positions(h.shape[1], self.width, h.device)
+        return Encoded(self.transformer(h, mask), mask)
+
+
+def _stacked(x: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """Pieces of `size` windows: [P, T, M] -> [P, T / size, size * M] and their mask."""
+    pad = -x["mask"].shape[1] % size
+    mel = F.pad(x["mel"].float().masked_fill(~x["mask"].unsqueeze(-1), 0.0), (0, 0, 0, pad))
+    mask = shrink_mask(x["mask"], size, mel.shape[1] // size)
+    return mel.reshape(len(mel), mel.shape[1] // size, size * mel.shape[2]), mask
+
+
+def _looks_like(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return cell.strip().lower().endswith(SUFFIXES)
+    if isinstance(cell, bytes):
+        return cell[:4] in (b"fLaC", b"OggS") or cell[:3] == b"ID3" or (cell[:4] == b"RIFF" and cell[8:12] == b"WAVE")
+    if isinstance(cell, dict):
+        return "sampling_rate" in cell or _looks_like(cell.get("bytes") or cell.get("path") or "")
+    return False
+
+

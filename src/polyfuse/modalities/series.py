@@ -1,0 +1,414 @@
+"""Sensor series: many channels, own lengths, gaps as mask."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core import Codec, Draws, Encoded, Encoder, RecipeError, Value, codecs, encoders
+from ..core.layers import Recurrent, Transformer, positions, shrink_mask
+
+SUFFIXES = (".npy", ".csv", ".tsv", ".parquet", ".txt")
+_SAMPLE = 20_000
+
+
+@codecs("series")
+class SeriesCodec(Codec):
+    """Readings over time, [T, channels], scaled per channel; a gap is masked and never a value.
+
+    A cell is a JSON list ([1, 2, null] or [[..], [..]], time first), an array [T] or [T, C], a file (.npy, .parquet, or
+    CSV with a column per channel), or several columns: each a channel of its own length, stretched to the longest, or
+    each one number, which makes one channel. Longer series keep their last readings.
+    Source: ours.
+
+    Args:
+        channels: 0 = the most common number of the training rows; another is refused.
+        longest: readings kept; 0 = as long as 99 of 100 training series, at most 512.
+        augment: strength of jitter, scaling and time masks while training; 0 = none.
+    Shapes:
+        cell -> "value" float32 [T, C] (0 in gaps), "real" bool [T, C]
+    Raises:
+        DataError: no numbers, no reading at all, infinite readings, or another number of channels.
+    """
+
+    encoder = "series-cnn"
+    media = True
+    ragged = True
+
+    def __init__(self, column: str, *, channels: int = 0, longest: int = 0, augment: float = 0.5):
+        super().__init__(column)
+        self.given_channels, self.given_longest, self.strength = channels, longest, augment
+        self.channels, self.longest = channels or 1, longest or 512
+        self.mean, self.std = [0.0] * self.channels, [1.0] * self.channels
+
+    @classmethod
+    def examples(cls) -> list[Any]:
+        return ["[1, 2, null, 3.5]", [0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], np.array([1.0, np.nan, 3.0]), "[4]", [[1], [2], [None], [5]]]
+
+    @classmethod
+    def claims(cls, sample: Sequence[Any]) -> float:
+        if not sample:
+            return 0.0
+        lengths, good = set(), 0
+        for cell in sample:
+            if isinstance(cell, str) and cell.strip().lower().endswith(".npy"):
+                return 0.9
+            if isinstance(cell, str) and not cell.lstrip().startswith("["):
+                continue
+            try:
+                found = json.loads(cell) if isinstance(cell, str) else cell
+                array = np.array(found, dtype=np.float64) if isinstance(found, list | np.ndarray) else None
+            except (ValueError, TypeError):
+                continue
+            if array is not None and array.size and array.ndim in (1, 2) and not (isinstance(cell, np.ndarray) and cell.dtype == np.uint8):
+                good += 1
+                lengths.add(-1 if array.ndim == 2 or np.isnan(array).any() else len(array))
+        varied = len(lengths) > 1 or -1 in lengths
+        return (0.93 if varied else 0.5) * good / len(sample)
+
+    def read(self, raw: Any) -> np.ndarray | None:
+        """-> float64 [T, C], NaN in gaps."""
+        if raw is None or (isinstance(raw, str) and not raw.strip()):
+            return None
+        if isinstance(raw, str):
+            try:
+                raw = json.loads(raw)
+            except ValueError:
+                raise self.error(f"cannot read {raw[:40]!r} as a series", expected="a list such as [0.1, null, 0.3], or a path") from None
+        if isinstance(raw, bytes):
+            raw = self._from_file(raw)
+        if isinstance(raw, list | tuple) and any(isinstance(r, list | tuple | np.ndarray | bytes) for r in raw) and not _is_table(raw):
+            return self._stretched(raw)
+        return self._checked(raw)
+
+    def _checked(self, raw: Any) -> np.ndarray:
+        try:
+            if isinstance(raw, list | tuple):
+                raw = [[math.nan if v is None or v == "" else v for v in r] if isinstance(r, list | tuple) else math.nan if r is None or r == "" else r for r in raw]
+            array = np.array(raw, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise self.error(f"cannot read {str(raw)[:40]!r} as a series", expected="numbers: one list, or one list per time step") from None
+        if array.ndim == 1:
+            array = array[:, None]
+        if array.ndim != 2 or not array.size:
+            raise self.error(f"is a series of shape {array.shape}", expected="at least one reading, [time] or [time, channels]")
+        if np.isinf(array).any():
+            raise self.error("has infinite readings", expected="finite readings, null in gaps")
+        if np.isnan(array).all():
+            raise self.error("has no reading at all, only gaps", expected="at least one number", fix="empty the cell where the series is missing")
+        return array
+
+    def _from_file(self, data: bytes) -> Any:
+        import pyarrow as pa
+        import pyarrow.csv
+        import pyarrow.parquet
+
+        if not data:
+            raise self.error("the file is empty (zero bytes)", expected="a series")
+        try:
+            if data[:6] == b"\x93NUMPY":
+                return np.load(BytesIO(data), allow_pickle=False)
+            if data[:4] == b"PAR1":
+                table = pyarrow.parquet.read_table(BytesIO(data))
+            else:
+                first = data[:4096].decode("utf-8-sig").split("\n")[0]
+                head = all(_is_number(c) for c in first.replace(";", ",").replace("\t", ",").split(","))
+                mark = next((d for d in (",", ";", "\t") if d in first), ",")
+                table = pyarrow.csv.read_csv(BytesIO(data), pyarrow.csv.ReadOptions(autogenerate_column_names=head), pyarrow.csv.ParseOptions(delimiter=mark))
+            columns = [c.cast(pa.float64()).to_numpy() for c in table.columns if not pa.types.is_null(c.type)]
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, EOFError, OSError) as error:
+            raise self.error(f"the file is no series ({str(error).splitlines()[0][:100]})", expected=".npy, .parquet, or a CSV of numbers") from None
+        return np.stack(columns, 1) if columns else np.zeros((0, 1))
+
+    def _stretched(self, raws: Sequence[Any]) -> np.ndarray:
+        """One channel per source, each stretched to the longest; a missing source is a channel of gaps."""
+        parts = [None if r is None else self.read(r) for r in raws]
+        longest = max((len(p) for p in parts if p is not None), default=0)
+        if not longest:
+            raise self.error("has no reading in any of its columns", expected="at least one number")
+        out = []
+        for part in parts:
+            if part is None:
+                out.append(np.full((longest, 1), np.nan))
+            else:
+                at = np.round(np.linspace(0, len(part) - 1, longest)).astype(int)
+                out.append(part[at] if len(part) < longest else part)
+        return np.concatenate(out, 1)
+
+    def fit(self, values: Iterator[np.ndarray]) -> None:
+        kept, lengths, shapes = [], [], Counter[int]()
+        for at, value in enumerate(values):
+            kept.append(value)
+            lengths.append(len(value))
+            shapes[value.shape[1]] += 1
+            if at + 1 == _SAMPLE:
+                break
+        if not kept:
+            return
+        self.channels = self.given_channels or shapes.most_common(1)[0][0]
+        self.longest = self.given_longest or int(min(512, max(1, np.quantile(lengths, 0.99))))
+        flat = np.concatenate([v for v in kept if v.shape[1] == self.channels] or [np.zeros((1, self.channels))])
+        real = ~np.isnan(flat)
+        count = np.maximum(real.sum(0), 1)
+        mean = np.where(real, flat, 0).sum(0) / count
+        std = np.sqrt(np.where(real, (flat - mean) ** 2, 0).sum(0) / count)
+        self.mean = mean.tolist()
+        self.std = np.where(std > 1e-9 * np.maximum(np.abs(mean), 1), std, 1.0).tolist()
+
+    def clean(self, value: np.ndarray) -> Value:
+        if value.shape[1] != self.channels:
+            raise self.error(f"has {value.shape[1]} channels", expected=f"{self.channels}, as in training")
+        value = value[-self.longest :]
+        real = ~np.isnan(value)
+        scaled = np.clip((np.where(real, value, self.mean) - self.mean) / self.std, -20, 20)
+        return {"value": scaled.astype(np.float32), "real": real}
+
+    def augment(self, x: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
+        if self.strength <= 0 or not len(x["value"]):
+            return x
+        value, real, s = x["value"], x["real"], self.strength
+        p, t, c = value.shape
+        value = value * (1 + 0.1 * s * draws.normal(1, c)) + 0.05 * s * draws.normal(t, c)
+        return {**x, "value": value.masked_fill(~real, 0.0)}
+
+    def filler(self) -> Value:
+        return {"value": np.zeros((1, self.channels), np.float32), "real": np.ones((1, self.channels), bool)}
+
+    def state(self) -> dict[str, Any]:
+        return {"channels": self.channels, "longest": self.longest, "mean": self.mean, "std": self.std}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.channels, self.longest, self.mean, self.std = state["channels"], state["longest"], state["mean"], state["std"]
+
+
+class _SeriesEncoder(Encoder):
+    """Readings and gap flags side by side as channels [P, T, 2C]."""
+
+    modality = "series"
+
+    def entered(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        real = x["real"] & x["mask"].unsqueeze(-1)
+        return torch.cat([x["value"].masked_fill(~real, 0.0), real.to(x["value"].dtype)], -1), x["mask"]
+
+
+class _TimeConv(nn.Module):
+    """Convolutions of three lengths side by side, a norm over channels, a residual path: [P, T, D] -> [P, T, D].
+
+    Source: Ismail Fawaz et al. 2020, "InceptionTime", figure 2.
+    """
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        third = width // 4
+        self.convs = nn.ModuleList(nn.Conv1d(width, third, k, padding=k // 2) for k in (3, 7, 15))
+        self.out = nn.Linear(3 * third, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.norm(x).masked_fill(~mask.unsqueeze(-1), 0.0).transpose(1, 2)
+        h = torch.cat([conv(h) for conv in self.convs], 1).transpose(1, 2)
+        return x + F.dropout(self.out(F.gelu(h)), self.dropout, self.training)
+
+
+@encoders("series-cnn")
+class SeriesCnn(_SeriesEncoder):
+    """Residual convolutions of several lengths over time.
+
+    The first to try. `series-gru` where the order over long spans matters, `series-lstnet` for periodic series.
+    Source: Ismail Fawaz et al. 2020, "InceptionTime", with norms over channels.
+
+    Args:
+        depth: residual blocks.
+        stride: readings per token; 0 = so that there are at most 32 tokens.
+        dropout: in the blocks.
+    Shapes:
+        value [P, T, C], real [P, T, C] -> tokens [P, T / stride, D]
+    Cost:
+        about 7 * depth * D^2 parameters; linear in T.
+    """
+
+    def __init__(self, codec: SeriesCodec, width: int, *, depth: int = 3, stride: int = 0, dropout: float = 0.1):
+        super().__init__(codec, width)
+        self.stride = stride or max(1, -(-codec.longest // 32))
+        self.enter = nn.Linear(2 * codec.channels, width)
+        self.blocks = nn.ModuleList(_TimeConv(width, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.most_tokens = -(-codec.longest // self.stride)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        h, mask = self.entered(x)
+        h = self.enter(h)
+        depths = []
+        for block in self.blocks:
+            h = block(h, mask)
+            depths.append(_pooled(h, mask, self.stride)[0])
+        tokens, mask = _pooled(self.norm(h), mask, self.stride)
+        return Encoded(tokens, mask, tuple(depths[:-1]))
+
+
+class _SeriesRecurrent(_SeriesEncoder):
+    cell = "gru"
+
+    def __init__(self, codec: SeriesCodec, width: int, *, depth: int = 2, stride: int = 0, dropout: float = 0.1):
+        super().__init__(codec, width)
+        self.stride = stride or max(1, -(-codec.longest // 32))
+        self.enter = nn.Linear(2 * codec.channels, width)
+        self.recurrent = Recurrent(width, width, depth, self.cell, dropout)
+        self.norm = nn.LayerNorm(width)
+        self.most_tokens = -(-codec.longest // self.stride)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        h, mask = self.entered(x)
+        return Encoded(*_pooled(self.norm(self.recurrent(F.gelu(self.enter(h)), mask)), mask, self.stride))
+
+
+@encoders("series-gru")
+class SeriesGru(_SeriesRecurrent):
+    """A bidirectional gated recurrent network over the readings.
+
+    Where order and long spans matter more than local shape. Source: Cho et al. 2014.
+
+    Args:
+        depth: recurrent layers.
+        stride: readings per token; 0 = so that there are at most 32 tokens.
+        dropout: between the layers.
+    Shapes:
+        value [P, T, C], real [P, T, C] -> tokens [P, T / stride, D]
+    Cost:
+        about 3 * depth * D^2 parameters; linear in T, step by step.
+    """
+
+
+@encoders("series-lstm")
+class SeriesLstm(_SeriesRecurrent):
+    """A bidirectional long short-term memory over the readings.
+
+    As `series-gru` with a memory cell. Source: Hochreiter and Schmidhuber 1997.
+
+    Args:
+        depth: recurrent layers.
+        stride: readings per token; 0 = so that there are at most 32 tokens.
+        dropout: between the layers.
+    Shapes:
+        value [P, T, C], real [P, T, C] -> tokens [P, T / stride, D]
+    Cost:
+        about 4 * depth * D^2 parameters; linear in T, step by step.
+    """
+
+    cell = "lstm"
+
+
+@encoders("series-transformer")
+class SeriesTransformer(_SeriesEncoder):
+    """A transformer over patches of readings.
+
+    With many rows, or where distant moments belong together. Source: Nie et al. 2023, "A Time Series is Worth 64 Words"
+    (patches); here the channels of a patch are mixed at once.
+
+    Args:
+        patch: readings per token; 0 = so that there are at most 32.
+        depth, heads, dropout: of the transformer.
+    Shapes:
+        value [P, T, C], real [P, T, C] -> tokens [P, T / patch, D]
+    Cost:
+        12 * depth * D^2 parameters; quadratic in the patches.
+    """
+
+    def __init__(self, codec: SeriesCodec, width: int, *, patch: int = 0, depth: int = 3, heads: int = 4, dropout: float = 0.1):
+        super().__init__(codec, width)
+        self.patch = patch or max(1, -(-codec.longest // 32))
+        self.enter = nn.Linear(2 * codec.channels * self.patch, width)
+        self.transformer = Transformer(width, depth, heads, dropout)
+        self.most_tokens = -(-codec.longest // self.patch)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        h, mask = self.entered(x)
+        h = F.pad(h.masked_fill(~mask.unsqueeze(-1), 0.0), (0, 0, 0, -h.shape[1] % self.patch))
+        count = h.shape[1] // self.patch
+        mask = shrink_mask(mask, self.patch, count)
+        h = self.enter(h.reshape(len(h), count, self.patch * h.shape[2]))
+        return Encoded(self.transformer(h + positions(count, self.width, h.device), mask), mask)
+
+
+@encoders("series-lstnet")
+class SeriesLstnet(_SeriesEncoder):
+    """Convolution, recurrence, recurrence that skips a period, and a linear autoregressive part.
+
+    For series with a known period (hours of a day). Source: Lai et al. 2018, "Modeling Long- and Short-Term Temporal Patterns
+    with Deep Neural Networks", sections 3.2-3.6; the parts become tokens instead of a forecast, and the fusion's attention
+    stands for the temporal attention.
+
+    Args:
+        period: readings of one period, which the skipping recurrence steps over.
+        kernel: readings the convolution sees.
+        memory: last readings of the autoregressive part.
+        dropout: on the convolution.
+    Shapes:
+        value [P, T, C], real [P, T, C] -> tokens [P, 3, D]: recurrence, skipping recurrence, autoregression
+    Cost:
+        about 7 * D^2 parameters; linear in T.
+    """
+
+    most_tokens = 3
+
+    def __init__(self, codec: SeriesCodec, width: int, *, period: int = 8, kernel: int = 6, memory: int = 8, dropout: float = 0.1):
+        super().__init__(codec, width)
+        for option, number in (("period", period), ("kernel", kernel), ("memory", memory)):
+            if number < 1:
+                raise RecipeError("encoder 'series-lstnet'", f"has {option}={number}", expected="at least 1")
+        self.period, self.memory, self.dropout = period, memory, dropout
+        self.conv = nn.Conv1d(2 * codec.channels, width, kernel)
+        self.pad = kernel - 1
+        self.recurrent, self.skip = nn.GRU(width, width, batch_first=True), nn.GRU(width, width, batch_first=True)
+        self.linear = nn.Linear(2 * codec.channels * memory, width)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        h, mask = self.entered(x)
+        h = h.masked_fill(~mask.unsqueeze(-1), 0.0)
+        p, t, _ = h.shape
+        lengths = mask.sum(1)  # [P]; real readings come first
+        local = F.gelu(self.conv(F.pad(h.transpose(1, 2), (self.pad, 0)))).transpose(1, 2)  # sees the past only
+        local = F.dropout(local, self.dropout, self.training)
+        last = (lengths - 1).clamp(min=0)
+        rows = torch.arange(p, device=h.device)
+        one = self.recurrent(local)[0][rows, last]
+        steps = -(-t // self.period)
+        back = last.unsqueeze(1) - self.period * torch.arange(steps - 1, -1, -1, device=h.device)  # [P, steps], oldest first
+        picked = local[rows.unsqueeze(1), back.clamp(min=0)].masked_fill((back < 0).unsqueeze(-1), 0.0)
+        count = (back >= 0).sum(1)
+        order = (torch.arange(steps, device=h.device) + (steps - count).unsqueeze(1)).clamp(max=steps - 1)  # real steps to the front
+        two = self.skip(picked[rows.unsqueeze(1), order])[0][rows, (count - 1).clamp(min=0)]
+        recent = last.unsqueeze(1) - torch.arange(self.memory, device=h.device)
+        three = self.linear(h[rows.unsqueeze(1), recent.clamp(min=0)].masked_fill((recent < 0).unsqueeze(-1), 0.0).flatten(1))
+        return Encoded(torch.stack([one, two, three], 1), mask.any(1, keepdim=True).expand(p, 3))
+
+
+def _pooled(h: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Means over `stride` real steps: [P, T, D] -> [P, T / stride, D] and mask."""
+    if stride == 1:
+        return h.masked_fill(~mask.unsqueeze(-1), 0.0), mask
+    pad = -h.shape[1] % stride
+    h = F.pad(h.masked_fill(~mask.unsqueeze(-1), 0.0), (0, 0, 0, pad)).unflatten(1, (-1, stride))
+    m = F.pad(mask, (0, pad)).unflatten(1, (-1, stride))
+    return h.sum(2) / m.sum(2, keepdim=True).clamp(min=1), m.any(2)
+
+
+def _is_table(raw: Sequence[Any]) -> bool:
+    """A list per time step, all of one length: [[..], [..]]; not one array or text per source column."""
+    return all(isinstance(r, list | tuple) for r in raw) and len({len(r) for r in raw}) == 1 and not any(isinstance(v, list | str) and v != "" for r in raw for v in r)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return not text.strip()
+    return True
