@@ -26,8 +26,8 @@ import polyfuse as pf
 from polyfuse.core import Column, codecs
 from polyfuse.core.progress import Progress
 from polyfuse.data import Opener, Source, Store, prepare, read
-from polyfuse.fit import Ready, _Run, make_ready, new_bundle
 from polyfuse.learners import TrainOptions, train
+from polyfuse.ready import Ready, Run, make_ready, new_bundle
 from polyfuse.recipe import resolve
 
 BATCH, EPOCHS, RATE = 64, 3, 2e-3
@@ -38,7 +38,7 @@ def ready_table(path: Path, cache: Path) -> Ready:
     table = read(path)
     schema = pf.look(table, "label").schema
     recipe = resolve(schema, fusion="concat", size="m", seed=0, settings={})
-    return make_ready(_Run(schema, recipe, table, Progress(True), Store(cache), os.cpu_count() or 1, 0.1, False))
+    return make_ready(Run(schema, recipe, table, Progress(True), Store(cache), os.cpu_count() or 1, 0.1, False))
 
 
 def later_epochs(stamps: list[float]) -> float:

@@ -32,6 +32,8 @@ ORDER = (
     "look",
     "tracking",
     "bundle",
+    "ready",
+    "card",
     "fit",
     "compare",
     "report",

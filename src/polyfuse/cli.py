@@ -214,7 +214,7 @@ def info(bundle: BundleArg, as_json: AsJson = False, plugin: Plugin = None) -> N
     if as_json:
         print(json.dumps({"card": made.card, "recipe": made.recipe}, ensure_ascii=False, indent=1))
         return
-    from polyfuse.fit import summary
+    from polyfuse.card import summary
 
     card = made.card
     model, data = card["model"], card["data"]

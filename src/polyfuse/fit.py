@@ -4,63 +4,25 @@ import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import tempfile
 import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
-from . import __version__
-from .bundle import Bundle, build, check_place
-from .core import Codec, DataError, RecipeError, Schema, TableCodec, codecs, did_you_mean
+from .bundle import Bundle, check_place
+from .card import make_card, summary
+from .core import DataError, RecipeError, Schema, did_you_mean
 from .core.progress import Progress
-from .data import (
-    Dataset,
-    Opener,
-    Source,
-    Store,
-    Table,
-    fit_codec,
-    hold_out,
-    look,
-    prepare,
-    prepare_table,
-    prepare_tabular,
-    read,
-    schema_from_file,
-    size_text,
-    windows,
-)
-from .evaluate import evaluate as score
+from .data import Store, Table, look, read, schema_from_file
 from .learners import Interrupted, TrainOptions, train
-from .learners.net import outputs
-from .model import views_of
-from .recipe import choose_tasks, parse_settings, resolve
+from .ready import Run, announce, make_ready, new_bundle
+from .recipe import parse_settings, resolve
 from .tracking import tracker
-
-
-@dataclass
-class _Run:
-    """What the steps hand on."""
-
-    schema: Schema
-    recipe: dict[str, Any]
-    table: Table
-    progress: Progress
-    store: Store
-    threads: int
-    max_refused: float
-    allow_outside: bool
-    refused: dict[str, dict[int, str]] = field(default_factory=dict)
-    split: str = ""
 
 
 def fit(
@@ -149,7 +111,7 @@ def fit(
                 table, schema, target, task, columns, ignore, join, window, group, time_column, split_column, weight, progress
             )
             made = resolve(the_schema, fusion=fusion or "concat", size=size, seed=seed, settings=parse_settings(set), task=task)
-        run = _Run(the_schema, made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside)
+        run = Run(the_schema, made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside)
         for note in run.store.notes:
             progress.say(f"note: {note}", "yellow")
         folder = _run_folder(out, made, table, val_table, resume)
@@ -164,44 +126,8 @@ def fit(
     return bundle
 
 
-@dataclass
-class Ready:
-    """A table made ready to learn from: split, codecs fitted, every cell prepared."""
-
-    run: _Run
-    codecs: dict[str, Codec]
-    data: Dataset
-    rows: np.ndarray
-    held: np.ndarray
-
-
-def make_ready(run: _Run, val_table: Table | None = None) -> Ready:
-    """Split, fit the codecs on the training rows, prepare every cell, and fill in the tasks of the recipe."""
-    source = _source(run, run.table)
-    rows, held, run.split = _split(run, source, val_table)
-    fitted = _fit_codecs(run, source, rows)
-    choose_tasks(run.recipe, {c.name: fitted[c.name] for c in run.schema.having("target")})
-    data = _dataset(run, source, fitted, "training rows")
-    rows = _labelled(run, data, rows, "training")
-    if val_table is not None:
-        data, held = _joined(data, _dataset(run, _source(run, val_table), fitted, "validation rows"))
-    held = _labelled(run, data, held, "validation", required=False)
-    return Ready(run, fitted, data, rows, held)
-
-
-def new_bundle(ready: Ready) -> Bundle:
-    """The recipe's network before its first step: seeded, its tasks and encoders fitted to what needs no training."""
-    torch.manual_seed(ready.run.recipe["seed"])
-    bundle = build(ready.run.recipe, {n: c.state() for n, c in ready.codecs.items()})
-    for target, part in zip(bundle.model.targets, bundle.model.tasks):
-        part.fit(ready.data.targets[target].cells(ready.rows).x)
-    for view, encoder in zip(bundle.model.views, bundle.model.encoders):
-        encoder.fit(_stream(ready.data, view, ready.rows))
-    return bundle
-
-
 def _train(
-    run: _Run,
+    run: Run,
     val_table: Table | None,
     folder: Path | None,
     resume: bool,
@@ -210,7 +136,7 @@ def _train(
     log: Callable[[dict[str, Any]], None] | None,
 ) -> Bundle:
     ready = make_ready(run, val_table)
-    _announce(run, ready.rows, ready.held)
+    announce(run, ready.rows, ready.held)
     bundle = new_bundle(ready)
     if folder:
         _write_start(folder, run.recipe, bundle)
@@ -239,7 +165,7 @@ def _train(
     if done.interrupted:
         run.progress.say("interrupted: keeping the best model so far", "yellow")
     run.recipe["plan"] = done.plan if (budget is not None or plan or done.interrupted) else None
-    bundle.card = _card(ready, bundle, done)
+    bundle.card = make_card(ready, bundle, done)
     for line in summary(bundle.card):
         run.progress.say(line)
     return bundle
@@ -304,177 +230,7 @@ def _schema(
     return made
 
 
-def _source(run: _Run, table: Table) -> Source:
-    cut = windows(table, run.schema.window) if run.schema.window else None
-    return Source(table, Opener(table.base, run.allow_outside), cut, run.threads)
-
-
-def _split(run: _Run, source: Source, val_table: Table | None) -> tuple[np.ndarray, np.ndarray, str]:
-    if val_table is not None:
-        return np.arange(len(source)), np.zeros(0, np.int64), f"validation rows are those of {val_table.name}"
-    split = hold_out(run.table, run.schema, seed=run.recipe["seed"], index=source.windows)
-    return split.train, split.held, split.rule
-
-
-def _fit_codecs(run: _Run, source: Source, rows: np.ndarray) -> dict[str, Codec]:
-    fitted = {}
-    for column in run.schema.columns:
-        if column.role in ("input", "target"):
-            codec = codecs.build(column.modality, column.name, **run.recipe["codecs"].get(column.name, {}))
-            fit_codec(source, column, codec, rows)
-            fitted[column.name] = codec
-    return fitted
-
-
-def _dataset(run: _Run, source: Source, fitted: dict[str, Codec], label: str) -> Dataset:
-    views = views_of(run.schema, fitted)
-    prepared: dict[str, Any] = {}
-    refused: dict[str, dict[int, str]] = {}
-    with run.progress.bar(f"preparing {label}", 2 * len(source) * len(views)) as bar:
-        for view, codec in views.items():
-            bar.about(view)
-            if isinstance(codec, TableCodec):
-                members = [run.schema[m.column] for m in codec.members]
-                prepared[view], bad = prepare_table(source, members, codec)
-                refused |= bad
-            else:
-                prepared[view] = prepare(source, run.schema[view], codec, run.store, bar.step)
-                refused[view] = prepared[view].refused
-    targets = {}
-    for column in run.schema.having("target"):
-        codec = fitted[column.name]
-        targets[column.name] = prepare_tabular(source, column, codec) if codec.tabular else prepare(source, column, codec, run.store)
-        refused[column.name] = targets[column.name].refused
-    for name, bad in refused.items():
-        run.refused.setdefault(name, {}).update(bad)
-        if len(bad) > run.max_refused * len(source):
-            first = "\n  ".join(list(bad.values())[:3])
-            raise DataError(
-                f"column '{name}'",
-                f"{len(bad)} of {len(source)} cells cannot be read, the first:\n  {first}\n",
-                expected=f"at most {run.max_refused:.0%}",
-                fix="correct them, --ignore the column, or raise --max-refused",
-            )
-    return Dataset(prepared, targets, views, len(source), _weights(run, source))
-
-
-def _weights(run: _Run, source: Source) -> np.ndarray | None:
-    found = run.schema.having("weight")
-    if not found:
-        return None
-    codec = codecs.build("number", found[0].name)
-    weight = np.ones(len(source), np.float32)
-    for row, raw in enumerate(source.raw(found[0])):
-        value = 0.0 if raw is None else codec.read(raw) or 0.0
-        if value < 0:
-            raise DataError(f"column '{found[0].name}', {source.table.row_name(row)}", f"is the weight {value}", expected="a number >= 0")
-        weight[row] = value
-    if not weight.any():
-        raise DataError(f"column '{found[0].name}'", "gives every row the weight 0", fix="correct it, or do without --weight")
-    return weight / weight.mean()
-
-
-def _joined(data: Dataset, other: Dataset) -> tuple[Dataset, np.ndarray]:
-    """Training and validation tables as one dataset; the second's rows come after the first's."""
-    from .data.batches import Joined
-
-    views = {k: Joined(v, other.views[k], data.size) for k, v in data.views.items()}
-    targets = {k: Joined(v, other.targets[k], data.size) for k, v in data.targets.items()}
-    weight = None if data.weight is None else np.concatenate([data.weight, np.ones(other.size, np.float32)])
-    return Dataset(views, targets, data.codecs, data.size + other.size, weight), np.arange(data.size, data.size + other.size)  # type: ignore[arg-type]
-
-
-def _labelled(run: _Run, data: Dataset, rows: np.ndarray, what: str, required: bool = True) -> np.ndarray:
-    """Only rows with at least one label and at least one input take part."""
-    label = np.stack([t.present[rows] for t in data.targets.values()], 1).any(1)
-    kept = rows[label]
-    if required and len(kept) < 2:
-        names = ", ".join(f"'{t}'" for t in data.targets)
-        raise DataError(
-            f"target {names}",
-            f"{len(kept)} of {len(rows)} {what} rows have a readable label",
-            expected="at least 2",
-            fix="label more rows, or name another --target",
-        )
-    if lost := len(rows) - len(kept):
-        run.progress.say(f"note: {lost} of {len(rows)} {what} rows have no label and are left out", "yellow")
-    return kept
-
-
-def _announce(run: _Run, rows: np.ndarray, held: np.ndarray) -> None:
-    say = run.progress.say
-    for column in run.schema.having("target"):
-        say(f"target '{column.name}': {run.recipe['parts'][column.name]['task']}")
-    say(f"{len(rows)} rows to train on, {len(held)} held out ({run.split})")
-    for name, bad in run.refused.items():
-        if bad:
-            say(f"refused: {len(bad)} cells of '{name}', e.g. {next(iter(bad.values()))}", "yellow")
-    used = sum(e["bytes"] for e in run.store.entries())
-    say(f"prepared store: {size_text(used)} in {run.store.root}")
-
-
-def _stream(data: Dataset, view: str, rows: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
-    for at in range(0, len(rows), 256):
-        cells = data.views[view].cells(rows[at : at + 256])
-        if len(cells.rows):
-            yield cells.x
-
-
 # -- what is written --------------------------------------------------------------------------------------------
-
-
-def _card(ready: Ready, bundle: Bundle, done: Any) -> dict[str, Any]:
-    run, data, rows, held = ready.run, ready.data, ready.rows, ready.held
-    metrics: dict[str, Any] = {}
-    reports: dict[str, Any] = {}
-    if len(held):
-        outs, truths = outputs(bundle.model, data, held)
-        for target, part in zip(bundle.model.targets, bundle.model.tasks):
-            if len(truths[target].rows):
-                metrics[target] = score(part, outs[target], truths[target])
-                reports[target] = part.report(outs[target], truths[target])
-    present = data.present(rows)
-    return {
-        "data": {
-            "name": run.table.name,
-            "rows": len(run.table),
-            "trained_on": len(rows),
-            "held_out": len(held),
-            "split": run.split,
-            "present": {v: round(float(p), 4) for v, p in zip(data.views, present.mean(0))},
-            "refused": {n: len(b) for n, b in run.refused.items() if b},
-            "refused_examples": {n: list(b.values())[:5] for n, b in run.refused.items() if b},
-        },
-        "metrics": metrics,
-        "report": reports,
-        "history": done.history,
-        "best_epoch": done.best_epoch,
-        "model": {
-            "fusion": run.recipe["fusion"]["name"],
-            "encoders": {v: e.name for v, e in zip(bundle.model.views, bundle.model.encoders)},
-            "parameters": sum(p.numel() for p in bundle.model.parameters()),
-        },
-        "versions": {
-            "polyfuse": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "pyarrow": pa.__version__,
-        },
-        "made": clock.strftime("%Y-%m-%dT%H:%M:%SZ", clock.gmtime()),
-    }
-
-
-def summary(card: dict[str, Any]) -> list[str]:
-    """The card's figures as lines."""
-    lines = []
-    for target, metrics in card["metrics"].items():
-        told = []
-        for name, figure in list(metrics.items())[:4]:
-            around = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure.get("low") is not None else ""
-            told.append(f"{name} {figure['value']:.4g}{around}")
-        lines.append(f"held-out rows, '{target}': " + ", ".join(told))
-    return lines
 
 
 def _run_folder(out: str | Path | None, recipe: dict[str, Any], table: Table, val_table: Table | None, resume: bool) -> Path | None:

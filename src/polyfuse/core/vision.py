@@ -38,7 +38,9 @@ def open_picture(data: bytes, refuse: Refuse) -> Any:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise refuse(f"the picture cannot be opened ({error})", expected="a whole picture file") from None
     if picture.width * picture.height > MOST_PIXELS:
-        raise refuse(f"the picture has {picture.width} x {picture.height} pixels", expected=f"at most {MOST_PIXELS:,} in all", fix="scale it down")
+        raise refuse(
+            f"the picture has {picture.width} x {picture.height} pixels", expected=f"at most {MOST_PIXELS:,} in all", fix="scale it down"
+        )
     if picture.width < 1 or picture.height < 1:
         raise refuse(f"the picture has {picture.width} x {picture.height} pixels", expected="at least 1 x 1")
     return picture
@@ -63,7 +65,9 @@ def pixels_of(picture: Any, size: int, channels: int, refuse: Refuse) -> np.ndar
             if picture.size != (size, size):
                 picture = picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise refuse(f"the picture cannot be decoded ({error})", expected="a whole picture file", fix="copy it again, or empty the cell") from None
+        raise refuse(
+            f"the picture cannot be decoded ({error})", expected="a whole picture file", fix="copy it again, or empty the cell"
+        ) from None
     return np.asarray(picture, np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
 
 
@@ -176,7 +180,15 @@ class PlainConvs(nn.Module):
         stages = max(2, round(math.log2(max(size, 8) / 4)))
         sizes = [channels, *[min(first * 2**i, width) for i in range(stages - 1)], width]
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 1, 1, bias=False), groups(b), nn.GELU(), nn.Conv2d(b, b, 3, 1, 1, bias=False), groups(b), nn.GELU(), nn.AvgPool2d(2))
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, 1, 1, bias=False),
+                groups(b),
+                nn.GELU(),
+                nn.Conv2d(b, b, 3, 1, 1, bias=False),
+                groups(b),
+                nn.GELU(),
+                nn.AvgPool2d(2),
+            )
             for a, b in zip(sizes, sizes[1:])
         )
 

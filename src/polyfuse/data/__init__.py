@@ -1,6 +1,6 @@
 """Tables in, batches out: read, infer the schema, split, store. Knows codecs only through the registry."""
 
-from .batches import Dataset, orders
+from .batches import Dataset, Joined, orders
 from .cells import Opener, digest, raw_values
 from .infer import ColumnReport, Looked, look, schema_from_file
 from .prepare import Source, fit_codec, prepare, prepare_table, prepare_tabular
@@ -9,6 +9,32 @@ from .store import Prepared, PreparedTable, Store, size_text
 from .table import Table, read, write
 from .window import WindowIndex, parse_window, windows
 
-__all__ = ["ColumnReport", "Dataset", "Looked", "Opener", "Prepared", "PreparedTable", "Source", "Split", "Store", "Table", "WindowIndex",
-           "digest", "fit_codec", "hold_out", "look", "orders", "parse_window", "prepare", "prepare_table", "prepare_tabular",
-           "raw_values", "read", "schema_from_file", "size_text", "windows", "write"]
+__all__ = [
+    "ColumnReport",
+    "Dataset",
+    "Joined",
+    "Looked",
+    "Opener",
+    "Prepared",
+    "PreparedTable",
+    "Source",
+    "Split",
+    "Store",
+    "Table",
+    "WindowIndex",
+    "digest",
+    "fit_codec",
+    "hold_out",
+    "look",
+    "orders",
+    "parse_window",
+    "prepare",
+    "prepare_table",
+    "prepare_tabular",
+    "raw_values",
+    "read",
+    "schema_from_file",
+    "size_text",
+    "windows",
+    "write",
+]

@@ -90,7 +90,9 @@ class Opener:
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise codec.error(f"cannot read {text[:40]!r} as a list ({error})", expected='JSON such as ["a.png", "b.png"] or [1, 2.5]') from None
+            raise codec.error(
+                f"cannot read {text[:40]!r} as a list ({error})", expected='JSON such as ["a.png", "b.png"] or [1, 2.5]'
+            ) from None
         return self.open(found, codec)
 
     def _bytes(self, text: str, codec: Codec) -> bytes:
@@ -105,7 +107,9 @@ class Opener:
             if path.is_dir():
                 raise codec.error(f"is a folder ({text!r})", expected="a file")
             if not path.is_file():
-                raise codec.error(f"there is no file {text!r}", expected=f"a path relative to {self.base.name or self.base}", fix=self._near(path))
+                raise codec.error(
+                    f"there is no file {text!r}", expected=f"a path relative to {self.base.name or self.base}", fix=self._near(path)
+                )
             size = path.stat().st_size
             if size == 0:
                 raise codec.error(f"the file {text!r} is empty (zero bytes)")

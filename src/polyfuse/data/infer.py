@@ -123,7 +123,9 @@ def look(
     reports, made = [], []
     for name, (modality, sources) in joined.items():
         codecs.get(modality)
-        reports.append(ColumnReport(name, modality, roles.get(name, "input"), f"{len(sources)} columns joined: {sources[0]} ... {sources[-1]}", 1.0))
+        reports.append(
+            ColumnReport(name, modality, roles.get(name, "input"), f"{len(sources)} columns joined: {sources[0]} ... {sources[-1]}", 1.0)
+        )
         made.append(Column(name, modality, roles.get(name, "input"), tuple(sources)))
     for name in table.names:
         if name in inside:
@@ -255,7 +257,9 @@ def _name_copies(table: Table, columns: list[Column], reports: list[ColumnReport
             one_to_one = len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
             if known >= 20 and one_to_one and 1 < len(pairs) < 0.9 * known or (known >= 20 and all(a == b for a, b in pairs)):
                 report.role, report.sure = "ignore", 0.9
-                report.why = f"a copy of the target '{goal.name}'; declare it with --column {column.name}={report.modality} to use it all the same"
+                report.why = (
+                    f"a copy of the target '{goal.name}'; declare it with --column {column.name}={report.modality} to use it all the same"
+                )
 
 
 def _expanded(patterns: list[str], table: Table, name: str) -> list[str]:
@@ -279,7 +283,10 @@ def _natural(text: str) -> list[Any]:
 def _known(name: str, table: Table) -> None:
     if name not in table.names:
         raise RecipeError(
-            f"column '{name}'", f"is not in {table.name}", expected=f"one of {', '.join(table.names[:40])}", fix=did_you_mean(name, table.names)
+            f"column '{name}'",
+            f"is not in {table.name}",
+            expected=f"one of {', '.join(table.names[:40])}",
+            fix=did_you_mean(name, table.names),
         )
 
 

@@ -37,7 +37,9 @@ def hold_out(table: Table, schema: Schema, *, share: float = 0.15, seed: int = 0
     labelled = np.array([any(column[i] is not None for column in labels) for i in range(count)], bool)
     rows = np.flatnonzero(labelled)
     if len(rows) < 2:
-        raise DataError(table.name, f"has {len(rows)} rows with a label", expected="at least 2, and better some hundreds", fix="label more rows")
+        raise DataError(
+            table.name, f"has {len(rows)} rows with a label", expected="at least 2, and better some hundreds", fix="label more rows"
+        )
     rest = np.flatnonzero(~labelled)
     rng = np.random.default_rng((seed, 1))
     for role, rule in (("split", _by_column), ("group", _by_group), ("time", _by_time)):
@@ -70,7 +72,9 @@ def _by_column(rows: np.ndarray, values: list, name: str, share: float, rng: np.
 def _by_group(rows: np.ndarray, values: list, name: str, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     groups = sorted({str(values[r]) for r in rows})
     if len(groups) < 2:
-        raise DataError(f"column '{name}'", "has one group only", expected="at least 2, for a group is never split", fix="do without --group")
+        raise DataError(
+            f"column '{name}'", "has one group only", expected="at least 2, for a group is never split", fix="do without --group"
+        )
     chosen = set(rng.permutation(groups)[: max(1, round(share * len(groups)))].tolist())
     return np.array([r for r in rows if str(values[r]) in chosen], np.int64), f"whole groups of '{name}'"
 
@@ -78,7 +82,9 @@ def _by_group(rows: np.ndarray, values: list, name: str, share: float, rng: np.r
 def _by_time(rows: np.ndarray, values: list, name: str, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     known = [r for r in rows if values[r] is not None]
     if len(known) < 2:
-        raise DataError(f"column '{name}'", "has no time in nearly all rows", expected="a time in every row", fix="do without --time-column")
+        raise DataError(
+            f"column '{name}'", "has no time in nearly all rows", expected="a time in every row", fix="do without --time-column"
+        )
     try:
         keys = [float(values[r]) for r in known]
     except (TypeError, ValueError):

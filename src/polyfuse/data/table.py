@@ -5,6 +5,7 @@ file and memory-mapped, so that everything after reading sees one kind of table.
 """
 
 import codecs as encodings
+import csv
 import json
 import os
 import tempfile
@@ -115,7 +116,11 @@ def write(table: pa.Table, path: str | Path) -> None:
 
 
 def _write_csv(table: pa.Table, path: Path) -> None:
-    pyarrow.csv.write_csv(table, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)  # Arrow's own writer quotes every name and every text
+        writer.writerow(table.column_names)
+        for batch in table.to_batches():
+            writer.writerows(zip(*(c.to_pylist() for c in batch.columns)))
 
 
 def _write_lines(table: pa.Table, path: Path) -> None:
@@ -163,7 +168,9 @@ def _array(values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if v is None else v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in values])
+        return pa.array(
+            [None if v is None else v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in values]
+        )
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -332,8 +339,6 @@ def _unquoted(line: str) -> str:
 
 
 def _header(head: str, delimiter: str, path: Path, notes: list[str]) -> list[str]:
-    import csv
-
     try:
         names = next(csv.reader(head.splitlines(keepends=True), delimiter=delimiter))
     except (csv.Error, StopIteration) as error:
@@ -357,5 +362,3 @@ def _refused_notes(refused: list[tuple[int, str]]) -> list[str]:
 
 def _first(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
-
-

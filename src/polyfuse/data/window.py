@@ -46,7 +46,9 @@ def parse_window(text: str) -> Window:
         key = key.strip()
         if not sep or key not in known:
             raise RecipeError(
-                f"--window '{text}'", f"cannot read '{piece}'", expected="id=COLUMN,order=COLUMN,length=N[,stride=N][,horizon=N]",
+                f"--window '{text}'",
+                f"cannot read '{piece}'",
+                expected="id=COLUMN,order=COLUMN,length=N[,stride=N][,horizon=N]",
                 fix=did_you_mean(key, known),
             )
         found[key] = value.strip()
@@ -77,8 +79,10 @@ def windows(table: Table, window: Window) -> WindowIndex:
     if len(twice):
         row = int(order[twice[0] + 1])
         raise DataError(
-            f"column '{window.order}', {table.row_name(row)} of {table.name}", f"repeats a value within one '{window.id}'",
-            expected="one reading per unit and order", fix="remove the duplicates, or order by another column",
+            f"column '{window.order}', {table.row_name(row)} of {table.name}",
+            f"repeats a value within one '{window.id}'",
+            expected="one reading per unit and order",
+            fix="remove the duplicates, or order by another column",
         )
     last = np.r_[first[1:], len(u)]
     start, stop, target, owner = [], [], [], []

@@ -1,5 +1,5 @@
 """How something is fitted: the network, by gradient."""
 
-from .net import Interrupted, Training, TrainOptions, train
+from .net import Interrupted, Training, TrainOptions, outputs, train
 
-__all__ = ["Interrupted", "TrainOptions", "Training", "train"]
+__all__ = ["Interrupted", "TrainOptions", "Training", "outputs", "train"]

@@ -136,12 +136,15 @@ def train(
         log: called with each epoch's figures.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedDataParallelKwargs
 
     progress = progress or Progress(quiet=True)
     options = options.for_rows(len(rows))
     if budget_s is not None:
         options.checkpoint_s = min(options.checkpoint_s, max(budget_s / 10, 1.0))
+    if PartialState().num_processes == 1:
+        AcceleratorState._reset_state(True)  # it is one for the process, and an earlier fit may have asked for another precision or device
     # a view that is absent in one process's share leaves its encoder unused there
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision=options.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]

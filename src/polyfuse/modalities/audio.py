@@ -44,8 +44,18 @@ class AudioCodec(Codec):
     media = True
     ragged = True
 
-    def __init__(self, column: str, *, form: str = "logmel", rate_hz: int = 0, longest_s: float = 0.0, mels: int = 64,
-                 window_ms: float = 25.0, hop_ms: float = 10.0, augment: float = 1.0):
+    def __init__(
+        self,
+        column: str,
+        *,
+        form: str = "logmel",
+        rate_hz: int = 0,
+        longest_s: float = 0.0,
+        mels: int = 64,
+        window_ms: float = 25.0,
+        hop_ms: float = 10.0,
+        augment: float = 1.0,
+    ):
         super().__init__(column)
         if form not in ("logmel", "wave"):
             raise RecipeError(f"column '{column}'", f"has form={form!r}", expected="'logmel' or 'wave'")
@@ -90,7 +100,9 @@ class AudioCodec(Codec):
                 samples = file.read(frames=int(longest * file.samplerate) + 1, dtype="float32", always_2d=True)
                 return self._checked(samples, file.samplerate)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise self.error(f"the sound cannot be decoded ({error})", expected="wav, flac, ogg, mp3 or opus", fix="copy it again, or empty the cell") from None
+            raise self.error(
+                f"the sound cannot be decoded ({error})", expected="wav, flac, ogg, mp3 or opus", fix="copy it again, or empty the cell"
+            ) from None
 
     def _checked(self, samples: np.ndarray, rate_hz: int) -> Sound:
         if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
@@ -343,5 +355,3 @@ def _looks_like(cell: Any) -> bool:
     if isinstance(cell, dict):
         return "sampling_rate" in cell or _looks_like(cell.get("bytes") or cell.get("path") or "")
     return False
-
-

@@ -231,7 +231,16 @@ class ImageLight(_ImageEncoder):
         self.enter = nn.Conv2d(codec.channels, sizes[0], 3, 2, 1)
         stages = []
         for a, b, stride in zip(sizes, [*sizes[1:], width], (2, 2, 1)):
-            stages.append(nn.Sequential(nn.Conv2d(a, a, 3, stride, 1, groups=a, bias=False), groups(a), nn.GELU(), nn.Conv2d(a, b, 1, bias=False), groups(b), nn.GELU()))
+            stages.append(
+                nn.Sequential(
+                    nn.Conv2d(a, a, 3, stride, 1, groups=a, bias=False),
+                    groups(a),
+                    nn.GELU(),
+                    nn.Conv2d(a, b, 1, bias=False),
+                    groups(b),
+                    nn.GELU(),
+                )
+            )
         self.stages = nn.ModuleList(stages)
         self.dropout = dropout
         side = codec.size
@@ -297,4 +306,9 @@ def _looks_like(cell: Any) -> bool:
         return _looks_like(cell.get("bytes") or cell.get("path") or "")
     if isinstance(cell, np.ndarray):
         return cell.dtype == np.uint8 and (cell.ndim == 2 or (cell.ndim == 3 and cell.shape[-1] in (1, 3, 4)))
-    return isinstance(cell, list) and bool(cell) and all(_looks_like(c) for c in cell if not isinstance(c, int | float))  and not any(isinstance(c, int | float) for c in cell)
+    return (
+        isinstance(cell, list)
+        and bool(cell)
+        and all(_looks_like(c) for c in cell if not isinstance(c, int | float))
+        and not any(isinstance(c, int | float) for c in cell)
+    )

@@ -70,13 +70,16 @@ write 1.5, empty the cell, or declare modality='category'.
             raise self.error(
                 f"cannot read {shown[:40]!r} as a number",
                 expected=f"a decimal such as {hint}",
-                fix=f"write {hint}, empty the cell, or declare modality='category'" if hint != "12.5"
+                fix=f"write {hint}, empty the cell, or declare modality='category'"
+                if hint != "12.5"
                 else "correct the cell, empty it, or declare modality='category'",
             )
         if math.isnan(value):
             return None
         if math.isinf(value):
-            raise self.error(f"{str(raw)[:40]!r} is not a finite number", expected="a decimal such as 12.5", fix="correct the cell or empty it")
+            raise self.error(
+                f"{str(raw)[:40]!r} is not a finite number", expected="a decimal such as 12.5", fix="correct the cell or empty it"
+            )
         return value
 
     def read_column(self, array: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, dict[int, DataError]]:

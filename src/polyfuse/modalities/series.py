@@ -91,10 +91,19 @@ class SeriesCodec(Codec):
     def _checked(self, raw: Any) -> np.ndarray:
         try:
             if isinstance(raw, list | tuple):
-                raw = [[math.nan if v is None or v == "" else v for v in r] if isinstance(r, list | tuple) else math.nan if r is None or r == "" else r for r in raw]
+                raw = [
+                    [math.nan if v is None or v == "" else v for v in r]
+                    if isinstance(r, list | tuple)
+                    else math.nan
+                    if r is None or r == ""
+                    else r
+                    for r in raw
+                ]
             array = np.array(raw, dtype=np.float64)
         except (TypeError, ValueError, OverflowError):
-            raise self.error(f"cannot read {str(raw)[:40]!r} as a series", expected="numbers: one list, or one list per time step") from None
+            raise self.error(
+                f"cannot read {str(raw)[:40]!r} as a series", expected="numbers: one list, or one list per time step"
+            ) from None
         if array.ndim == 1:
             array = array[:, None]
         if array.ndim != 2 or not array.size:
@@ -102,7 +111,9 @@ class SeriesCodec(Codec):
         if np.isinf(array).any():
             raise self.error("has infinite readings", expected="finite readings, null in gaps")
         if np.isnan(array).all():
-            raise self.error("has no reading at all, only gaps", expected="at least one number", fix="empty the cell where the series is missing")
+            raise self.error(
+                "has no reading at all, only gaps", expected="at least one number", fix="empty the cell where the series is missing"
+            )
         return array
 
     def _from_file(self, data: bytes) -> Any:
@@ -121,10 +132,14 @@ class SeriesCodec(Codec):
                 first = data[:4096].decode("utf-8-sig").split("\n")[0]
                 head = all(_is_number(c) for c in first.replace(";", ",").replace("\t", ",").split(","))
                 mark = next((d for d in (",", ";", "\t") if d in first), ",")
-                table = pyarrow.csv.read_csv(BytesIO(data), pyarrow.csv.ReadOptions(autogenerate_column_names=head), pyarrow.csv.ParseOptions(delimiter=mark))
+                table = pyarrow.csv.read_csv(
+                    BytesIO(data), pyarrow.csv.ReadOptions(autogenerate_column_names=head), pyarrow.csv.ParseOptions(delimiter=mark)
+                )
             columns = [c.cast(pa.float64()).to_numpy() for c in table.columns if not pa.types.is_null(c.type)]
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, EOFError, OSError) as error:
-            raise self.error(f"the file is no series ({str(error).splitlines()[0][:100]})", expected=".npy, .parquet, or a CSV of numbers") from None
+            raise self.error(
+                f"the file is no series ({str(error).splitlines()[0][:100]})", expected=".npy, .parquet, or a CSV of numbers"
+            ) from None
         return np.stack(columns, 1) if columns else np.zeros((0, 1))
 
     def _stretched(self, raws: Sequence[Any]) -> np.ndarray:
@@ -403,7 +418,11 @@ def _pooled(h: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
 
 def _is_table(raw: Sequence[Any]) -> bool:
     """A list per time step, all of one length: [[..], [..]]; not one array or text per source column."""
-    return all(isinstance(r, list | tuple) for r in raw) and len({len(r) for r in raw}) == 1 and not any(isinstance(v, list | str) and v != "" for r in raw for v in r)
+    return (
+        all(isinstance(r, list | tuple) for r in raw)
+        and len({len(r) for r in raw}) == 1
+        and not any(isinstance(v, list | str) and v != "" for r in raw for v in r)
+    )
 
 
 def _is_number(text: str) -> bool:

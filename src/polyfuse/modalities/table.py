@@ -31,7 +31,8 @@ class TableMlp(Encoder):
         self.embedding = nn.Embedding(max(sum(sizes), 1), each) if sizes else None
         self.enter = nn.Linear(codec.numbers + each * len(sizes) + len(codec.members), width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)) for _ in range(depth)
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
+            for _ in range(depth)
         )
 
     def features(self, x: dict[str, Tensor]) -> Encoded:

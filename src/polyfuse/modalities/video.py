@@ -70,7 +70,10 @@ class VideoCodec(Codec):
         if isinstance(raw, np.ndarray) and raw.ndim in (3, 4) and len(raw):
             return [picture_of(raw[i], self.error) for i in _spaced(len(raw), self._wanted)]
         if isinstance(raw, list | tuple) and raw:
-            return [picture_of(np.asarray(raw[i]), self.error) if not isinstance(raw[i], bytes) else open_picture(raw[i], self.error) for i in _spaced(len(raw), self._wanted)]
+            return [
+                picture_of(np.asarray(raw[i]), self.error) if not isinstance(raw[i], bytes) else open_picture(raw[i], self.error)
+                for i in _spaced(len(raw), self._wanted)
+            ]
         raise self.error(f"holds a {type(raw).__name__}", expected="a path, bytes or an array [time, height, width] of a clip")
 
     @property

@@ -1,0 +1,69 @@
+"""A bundle's card: what it is, from which data, how good, made by which versions."""
+
+import platform
+import time as clock
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from . import __version__
+from .bundle import Bundle
+from .evaluate import evaluate as score
+from .learners import Training, outputs
+from .ready import Ready
+
+
+def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
+    run, data, rows, held = ready.run, ready.data, ready.rows, ready.held
+    metrics: dict[str, Any] = {}
+    reports: dict[str, Any] = {}
+    if len(held):
+        outs, truths = outputs(bundle.model, data, held)
+        for target, part in zip(bundle.model.targets, bundle.model.tasks):
+            if len(truths[target].rows):
+                metrics[target] = score(part, outs[target], truths[target])
+                reports[target] = part.report(outs[target], truths[target])
+    present = data.present(rows)
+    return {
+        "data": {
+            "name": run.table.name,
+            "rows": len(run.table),
+            "trained_on": len(rows),
+            "held_out": len(held),
+            "split": run.split,
+            "present": {v: round(float(p), 4) for v, p in zip(data.views, present.mean(0))},
+            "refused": {n: len(b) for n, b in run.refused.items() if b},
+            "refused_examples": {n: list(b.values())[:5] for n, b in run.refused.items() if b},
+        },
+        "metrics": metrics,
+        "report": reports,
+        "history": done.history,
+        "best_epoch": done.best_epoch,
+        "model": {
+            "fusion": run.recipe["fusion"]["name"],
+            "encoders": {v: e.name for v, e in zip(bundle.model.views, bundle.model.encoders)},
+            "parameters": sum(p.numel() for p in bundle.model.parameters()),
+        },
+        "versions": {
+            "polyfuse": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "pyarrow": pa.__version__,
+        },
+        "made": clock.strftime("%Y-%m-%dT%H:%M:%SZ", clock.gmtime()),
+    }
+
+
+def summary(card: dict[str, Any]) -> list[str]:
+    """The card's figures as lines."""
+    lines = []
+    for target, metrics in card["metrics"].items():
+        told = []
+        for name, figure in list(metrics.items())[:4]:
+            around = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure.get("low") is not None else ""
+            told.append(f"{name} {figure['value']:.4g}{around}")
+        lines.append(f"held-out rows, '{target}': " + ", ".join(told))
+    return lines

@@ -1,0 +1,195 @@
+"""From a table to something a learner can start from: split, codecs fitted, every cell prepared, the network made."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from .bundle import Bundle, build
+from .core import Codec, DataError, Schema, TableCodec, codecs
+from .core.progress import Progress
+from .data import (
+    Dataset,
+    Joined,
+    Opener,
+    Source,
+    Store,
+    Table,
+    fit_codec,
+    hold_out,
+    prepare,
+    prepare_table,
+    prepare_tabular,
+    size_text,
+    windows,
+)
+from .model import views_of
+from .recipe import choose_tasks
+
+
+@dataclass
+class Run:
+    """What the steps hand on."""
+
+    schema: Schema
+    recipe: dict[str, Any]
+    table: Table
+    progress: Progress
+    store: Store
+    threads: int
+    max_refused: float
+    allow_outside: bool
+    refused: dict[str, dict[int, str]] = field(default_factory=dict)
+    split: str = ""
+
+
+@dataclass
+class Ready:
+    """A table made ready to learn from: split, codecs fitted, every cell prepared."""
+
+    run: Run
+    codecs: dict[str, Codec]
+    data: Dataset
+    rows: np.ndarray
+    held: np.ndarray
+
+
+def make_ready(run: Run, val_table: Table | None = None) -> Ready:
+    """Split, fit the codecs on the training rows, prepare every cell, and fill in the tasks of the recipe."""
+    source = _source(run, run.table)
+    rows, held, run.split = _split(run, source, val_table)
+    fitted = _fit_codecs(run, source, rows)
+    choose_tasks(run.recipe, {c.name: fitted[c.name] for c in run.schema.having("target")})
+    data = _dataset(run, source, fitted, "training rows")
+    rows = _labelled(run, data, rows, "training")
+    if val_table is not None:
+        data, held = _joined(data, _dataset(run, _source(run, val_table), fitted, "validation rows"))
+    held = _labelled(run, data, held, "validation", required=False)
+    return Ready(run, fitted, data, rows, held)
+
+
+def new_bundle(ready: Ready) -> Bundle:
+    """The recipe's network before its first step: seeded, its tasks and encoders fitted to what needs no training."""
+    torch.manual_seed(ready.run.recipe["seed"])
+    bundle = build(ready.run.recipe, {n: c.state() for n, c in ready.codecs.items()})
+    for target, part in zip(bundle.model.targets, bundle.model.tasks):
+        part.fit(ready.data.targets[target].cells(ready.rows).x)
+    for view, encoder in zip(bundle.model.views, bundle.model.encoders):
+        encoder.fit(_stream(ready.data, view, ready.rows))
+    return bundle
+
+
+def _source(run: Run, table: Table) -> Source:
+    cut = windows(table, run.schema.window) if run.schema.window else None
+    return Source(table, Opener(table.base, run.allow_outside), cut, run.threads)
+
+
+def _split(run: Run, source: Source, val_table: Table | None) -> tuple[np.ndarray, np.ndarray, str]:
+    if val_table is not None:
+        return np.arange(len(source)), np.zeros(0, np.int64), f"validation rows are those of {val_table.name}"
+    split = hold_out(run.table, run.schema, seed=run.recipe["seed"], index=source.windows)
+    return split.train, split.held, split.rule
+
+
+def _fit_codecs(run: Run, source: Source, rows: np.ndarray) -> dict[str, Codec]:
+    fitted = {}
+    for column in run.schema.columns:
+        if column.role in ("input", "target"):
+            codec = codecs.build(column.modality, column.name, **run.recipe["codecs"].get(column.name, {}))
+            fit_codec(source, column, codec, rows)
+            fitted[column.name] = codec
+    return fitted
+
+
+def _dataset(run: Run, source: Source, fitted: dict[str, Codec], label: str) -> Dataset:
+    views = views_of(run.schema, fitted)
+    prepared: dict[str, Any] = {}
+    refused: dict[str, dict[int, str]] = {}
+    with run.progress.bar(f"preparing {label}", 2 * len(source) * len(views)) as bar:
+        for view, codec in views.items():
+            bar.about(view)
+            if isinstance(codec, TableCodec):
+                members = [run.schema[m.column] for m in codec.members]
+                prepared[view], bad = prepare_table(source, members, codec)
+                refused |= bad
+            else:
+                prepared[view] = prepare(source, run.schema[view], codec, run.store, bar.step)
+                refused[view] = prepared[view].refused
+    targets = {}
+    for column in run.schema.having("target"):
+        codec = fitted[column.name]
+        targets[column.name] = prepare_tabular(source, column, codec) if codec.tabular else prepare(source, column, codec, run.store)
+        refused[column.name] = targets[column.name].refused
+    for name, bad in refused.items():
+        run.refused.setdefault(name, {}).update(bad)
+        if len(bad) > run.max_refused * len(source):
+            first = "\n  ".join(list(bad.values())[:3])
+            raise DataError(
+                f"column '{name}'",
+                f"{len(bad)} of {len(source)} cells cannot be read, the first:\n  {first}\n",
+                expected=f"at most {run.max_refused:.0%}",
+                fix="correct them, --ignore the column, or raise --max-refused",
+            )
+    return Dataset(prepared, targets, views, len(source), _weights(run, source))
+
+
+def _weights(run: Run, source: Source) -> np.ndarray | None:
+    found = run.schema.having("weight")
+    if not found:
+        return None
+    codec = codecs.build("number", found[0].name)
+    weight = np.ones(len(source), np.float32)
+    for row, raw in enumerate(source.raw(found[0])):
+        value = 0.0 if raw is None else codec.read(raw) or 0.0
+        if value < 0:
+            raise DataError(f"column '{found[0].name}', {source.table.row_name(row)}", f"is the weight {value}", expected="a number >= 0")
+        weight[row] = value
+    if not weight.any():
+        raise DataError(f"column '{found[0].name}'", "gives every row the weight 0", fix="correct it, or do without --weight")
+    return weight / weight.mean()
+
+
+def _joined(data: Dataset, other: Dataset) -> tuple[Dataset, np.ndarray]:
+    """Training and validation tables as one dataset; the second's rows come after the first's."""
+    views = {k: Joined(v, other.views[k], data.size) for k, v in data.views.items()}
+    targets = {k: Joined(v, other.targets[k], data.size) for k, v in data.targets.items()}
+    weight = None if data.weight is None else np.concatenate([data.weight, np.ones(other.size, np.float32)])
+    return Dataset(views, targets, data.codecs, data.size + other.size, weight), np.arange(data.size, data.size + other.size)  # type: ignore[arg-type]
+
+
+def _labelled(run: Run, data: Dataset, rows: np.ndarray, what: str, required: bool = True) -> np.ndarray:
+    """Only rows with at least one label and at least one input take part."""
+    label = np.stack([t.present[rows] for t in data.targets.values()], 1).any(1)
+    kept = rows[label]
+    if required and len(kept) < 2:
+        names = ", ".join(f"'{t}'" for t in data.targets)
+        raise DataError(
+            f"target {names}",
+            f"{len(kept)} of {len(rows)} {what} rows have a readable label",
+            expected="at least 2",
+            fix="label more rows, or name another --target",
+        )
+    if lost := len(rows) - len(kept):
+        run.progress.say(f"note: {lost} of {len(rows)} {what} rows have no label and are left out", "yellow")
+    return kept
+
+
+def announce(run: Run, rows: np.ndarray, held: np.ndarray) -> None:
+    say = run.progress.say
+    for column in run.schema.having("target"):
+        say(f"target '{column.name}': {run.recipe['parts'][column.name]['task']}")
+    say(f"{len(rows)} rows to train on, {len(held)} held out ({run.split})")
+    for name, bad in run.refused.items():
+        if bad:
+            say(f"refused: {len(bad)} cells of '{name}', e.g. {next(iter(bad.values()))}", "yellow")
+    used = sum(e["bytes"] for e in run.store.entries())
+    say(f"prepared store: {size_text(used)} in {run.store.root}")
+
+
+def _stream(data: Dataset, view: str, rows: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+    for at in range(0, len(rows), 256):
+        cells = data.views[view].cells(rows[at : at + 256])
+        if len(cells.rows):
+            yield cells.x
