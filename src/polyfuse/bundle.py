@@ -108,10 +108,10 @@ class Bundle:
             for c in self.schema.having("input")
             if (v := rows.get(c.name)) is not None
         ):
-            made = self._answers(self._raws([rows]), 1, opener, strict)[0]
-            if made["error"]:
-                raise DataError("the row", made["error"])
-            return made["answer"]
+            only = self._answers(self._raws([rows]), 1, opener, strict)[0]
+            if only["error"]:
+                raise DataError("the row", only["error"])
+            return only["answer"]
         if isinstance(rows, list):
             return self.predict_rows(rows, base=base, allow_outside=allow_outside, strict=strict)
         table = read(rows, base=Path(base) if base else None)
@@ -145,13 +145,13 @@ class Bundle:
             DataError: the table has no target column, or no row with a label.
         """
         table = read(rows, base=Path(base) if base else None)
-        for target in self.schema.having("target"):
-            if target.name not in table.names:
+        for target in self.targets:
+            if target not in table.names:
                 raise DataError(
-                    f"target '{target.name}'",
+                    f"target '{target}'",
                     f"is not a column of {table.name}",
                     expected=f"one of {', '.join(table.names)}",
-                    fix=did_you_mean(target.name, table.names) or "evaluate needs labelled rows",
+                    fix=did_you_mean(target, table.names) or "evaluate needs labelled rows",
                 )
         outs, truths, refused, count = self.outputs(table, allow_outside)
         metrics, reports = {}, {}
@@ -251,8 +251,8 @@ class Bundle:
             _write_json(temporary / _RECIPE, self.recipe)
             _write_json(temporary / _CODECS, states)
             _write_json(temporary / _CARD, self.card)
-            configs = {v: e.config_state() for v, e in zip(self.model.views, self.model.encoders) if hasattr(e, "config_state")}
-            _write_json(temporary / _ENCODERS, configs)
+            configs = {v: e.config_state() for v, e in zip(self.model.views, self.model.encoders)}
+            _write_json(temporary / _ENCODERS, {v: c for v, c in configs.items() if c is not None})
             weights = {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
             save_file(weights, temporary / _WEIGHTS)
             files = {f.name: _sha256(f) for f in sorted(temporary.iterdir())}

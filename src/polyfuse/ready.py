@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .bundle import Bundle, build
-from .core import Codec, DataError, Schema, TableCodec, codecs
+from .core import Codec, DataError, Schema, TableCodec, TabularCodec, codecs
 from .core.progress import Progress
 from .data import (
     Dataset,
@@ -112,15 +112,18 @@ def _dataset(run: Run, source: Source, fitted: dict[str, Codec], label: str) -> 
             bar.about(view)
             if isinstance(codec, TableCodec):
                 members = [run.schema[m.column] for m in codec.members]
-                prepared[view], bad = prepare_table(source, members, codec)
-                refused |= bad
+                prepared[view], of_members = prepare_table(source, members, codec)
+                refused |= of_members
             else:
                 prepared[view] = prepare(source, run.schema[view], codec, run.store, bar.step)
                 refused[view] = prepared[view].refused
     targets = {}
     for column in run.schema.having("target"):
         codec = fitted[column.name]
-        targets[column.name] = prepare_tabular(source, column, codec) if codec.tabular else prepare(source, column, codec, run.store)
+        if isinstance(codec, TabularCodec):
+            targets[column.name] = prepare_tabular(source, column, codec)
+        else:
+            targets[column.name] = prepare(source, column, codec, run.store)
         refused[column.name] = targets[column.name].refused
     for name, bad in refused.items():
         run.refused.setdefault(name, {}).update(bad)

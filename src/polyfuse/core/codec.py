@@ -139,6 +139,10 @@ class Encoder(nn.Module):
         """What the encoder, built with these options, wants of its codec (a checkpoint's tokenizer, size or rate)."""
         return {}
 
+    def config_state(self) -> dict[str, Any] | None:
+        """JSON with which an encoder that came from a checkpoint is made again without it (option `config`); else None."""
+        return None
+
     def fit(self, stream: Iterable[dict[str, Tensor]]) -> None:
         """Learn what is learned without labels from collated training cells."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .codec import Codec, Value
 from .draws import Draws
+from .errors import DataError
 
 
 class TabularCodec(Codec):
@@ -22,6 +23,23 @@ class TabularCodec(Codec):
     tabular = True
     numbers: int = 0
     cardinality: int = 0
+
+    def read_column(self, array: Any) -> tuple[Any, np.ndarray, dict[int, DataError]]:
+        """`read` of every cell of an Arrow column: values [n] (None where absent), present [n], refused {row: error}."""
+        values, present, refused = [], np.zeros(len(array), bool), {}
+        for row, raw in enumerate(v for chunk in array.chunks for v in chunk.to_pylist()):
+            try:
+                value = self.read(raw)
+            except DataError as error:
+                value, refused[row] = None, error
+            values.append(value)
+            present[row] = value is not None
+        return values, present, refused
+
+    def clean_many(self, values: Any) -> Value:
+        """`clean` of n read values at once: {name: [n, ...]}."""
+        cleaned = [self.clean(v) for v in values]
+        return {k: np.stack([v[k] for v in cleaned]) for k in cleaned[0]}
 
     def filler(self) -> Value:
         return ({"value": np.zeros(self.numbers, np.float32)} if self.numbers else {}) | (

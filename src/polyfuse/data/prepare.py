@@ -52,7 +52,7 @@ def fit_codec(source: Source, column: Column, codec: Codec, rows: np.ndarray) ->
         codec.fit(v for v, p in zip(values, present) if p)
         return
 
-    def values() -> Iterator[Any]:
+    def readable() -> Iterator[Any]:
         for raw in source.raw(column, rows):
             try:
                 value = source.read(codec, raw)
@@ -61,7 +61,7 @@ def fit_codec(source: Source, column: Column, codec: Codec, rows: np.ndarray) ->
             if value is not None:
                 yield value
 
-    codec.fit(values())
+    codec.fit(readable())
 
 
 def prepare(source: Source, column: Column, codec: Codec, store: Store, tick: Tick | None = None) -> Prepared:
@@ -166,18 +166,7 @@ def read_tabular(
         array = array.take(pa.array(source.windows.target_row))
     if rows is not None:
         array = array.take(pa.array(rows))
-    fast = getattr(codec, "read_column", None)
-    if fast is not None:
-        values, present, bad = fast(array)
-    else:
-        values, present, bad = [], np.zeros(len(array), bool), {}
-        for row, raw in enumerate(v for chunk in array.chunks for v in chunk.to_pylist()):
-            try:
-                value = codec.read(raw)
-            except DataError as error:
-                value, bad[row] = None, error
-            values.append(value)
-            present[row] = value is not None
+    values, present, bad = codec.read_column(array)
     refused = {r: str(_located(e, column, source, int(rows[r]) if rows is not None else r)) for r, e in bad.items()}
     return values, np.asarray(present, bool), refused
 

@@ -83,7 +83,7 @@ class PreparedTable:
 
     @property
     def present(self) -> np.ndarray:
-        return self.arrays["present"].any(1)
+        return np.any(self.arrays["present"], axis=1)
 
     def cells(self, rows: np.ndarray) -> Cells:
         present = self.arrays["present"][rows]

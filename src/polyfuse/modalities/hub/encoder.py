@@ -122,6 +122,7 @@ class HubEncoder(Encoder):
             yield from self.network.parameters()
             return
         name, layers = _layers(self.network)
+        assert isinstance(self.tune, int), self.tune
         if not 1 <= self.tune <= len(layers):
             raise RecipeError(f"encoder '{self.name}', option 'tune'", f"is {self.tune}, of a network of {len(layers)} layers",
                               expected=f"1 to {len(layers)}, none, all or lora")
