@@ -38,6 +38,7 @@ test-all: .venv/.installed-dev ## all tests, also the slow ones and those on the
 
 check: .venv/.installed-dev ## style, types, project rules, stale documentation
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest tests/test_project.py
 	$(RUN) tools/make_docs.py --check

@@ -83,8 +83,13 @@ def test_hidden_is_the_same_as_never_had(name):
     tokens = tokens_of(["photo", "note"], absent=False)
     hidden = fusion(tokens.hide({"note": torch.ones(6, dtype=torch.bool)})).row
     x, mask = tokens["photo"]
-    never = scatter({"photo": (x, mask, torch.arange(6)),
-                     "note": (torch.zeros(0, 1, D), torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, dtype=torch.long))}, 6)
+    never = scatter(
+        {
+            "photo": (x, mask, torch.arange(6)),
+            "note": (torch.zeros(0, 1, D), torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, dtype=torch.long)),
+        },
+        6,
+    )
     torch.testing.assert_close(hidden, fusion(never).row, rtol=0, atol=1e-5)
 
 
@@ -302,7 +307,7 @@ def test_bottleneck_by_hand():
             for view in own:
                 z = block_by_hand(layer[views.index(view)], torch.cat([own[view], shared]))
                 own[view] = z[: -len(shared)]
-                passed.append(z[-len(shared):])
+                passed.append(z[-len(shared) :])
             shared = sum(passed) / len(passed) if passed else shared
         torch.testing.assert_close(row[b], fusion.norm(shared.mean(0)), rtol=0, atol=1e-5)
 

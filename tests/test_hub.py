@@ -50,13 +50,21 @@ def small(**more):
     return {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24, **more}
 
 
-WAVE = small(conv_dim=(8, 8), conv_kernel=(10, 3), conv_stride=(5, 2), num_feat_extract_layers=2, num_conv_pos_embeddings=4,
-             num_conv_pos_embedding_groups=2, do_stable_layer_norm=False)
+WAVE = small(
+    conv_dim=(8, 8),
+    conv_kernel=(10, 3),
+    conv_stride=(5, 2),
+    num_feat_extract_layers=2,
+    num_conv_pos_embeddings=4,
+    num_conv_pos_embedding_groups=2,
+    do_stable_layer_norm=False,
+)
 IMAGES = {
     "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**small(image_size=16, patch_size=4))),
     "dinov2": lambda: transformers.Dinov2Model(transformers.Dinov2Config(**small(image_size=16, patch_size=4))),
-    "resnet": lambda: transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 2],
-                                                                         layer_type="basic")),
+    "resnet": lambda: transformers.ResNetModel(
+        transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 2], layer_type="basic")
+    ),
     "convnext": lambda: transformers.ConvNextModel(transformers.ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 1], num_stages=2)),
     "clip": lambda: clip(),
 }
@@ -64,13 +72,29 @@ SOUNDS = {
     "wav2vec2": lambda: transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**WAVE)),
     "hubert": lambda: transformers.HubertModel(transformers.HubertConfig(**WAVE, feat_extract_norm="layer")),
     "ast": lambda: transformers.ASTModel(transformers.ASTConfig(**small(max_length=64, num_mel_bins=16))),
-    "whisper": lambda: transformers.WhisperModel(transformers.WhisperConfig(
-        d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16,
-        decoder_ffn_dim=16, num_mel_bins=80, vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)),
+    "whisper": lambda: transformers.WhisperModel(
+        transformers.WhisperConfig(
+            d_model=16,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+            num_mel_bins=80,
+            vocab_size=64,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        )
+    ),
 }
 EXTRACTORS = {
-    "wav2vec2": {"sampling_rate": 8000, "do_normalize": True}, "hubert": {"sampling_rate": 16000, "do_normalize": False},
-    "ast": {"sampling_rate": 16000, "max_length": 64, "num_mel_bins": 16}, "whisper": {"sampling_rate": 16000, "feature_size": 80},
+    "wav2vec2": {"sampling_rate": 8000, "do_normalize": True},
+    "hubert": {"sampling_rate": 16000, "do_normalize": False},
+    "ast": {"sampling_rate": 16000, "max_length": 64, "num_mel_bins": 16},
+    "whisper": {"sampling_rate": 16000, "feature_size": 80},
 }
 TEXTS = {
     "bert": lambda v: transformers.BertModel(transformers.BertConfig(**small(vocab_size=v, max_position_embeddings=64))),
@@ -259,8 +283,15 @@ def test_waves_are_normalised_row_by_row(folders):
 
 
 @pytest.mark.parametrize("cls", [TextHub, ImageHub, AudioHub])
-@pytest.mark.parametrize("checkpoint, part", [("", "has no checkpoint"), ("nobody/nothing-of-this-name", "downloads are off"),
-                                              ("a/b/c/d", "neither a folder nor a name"), ("sp ace/!", "neither a folder nor a name")])
+@pytest.mark.parametrize(
+    "checkpoint, part",
+    [
+        ("", "has no checkpoint"),
+        ("nobody/nothing-of-this-name", "downloads are off"),
+        ("a/b/c/d", "neither a folder nor a name"),
+        ("sp ace/!", "neither a folder nor a name"),
+    ],
+)
 def test_a_checkpoint_that_is_not_here(cls, checkpoint, part):
     with pytest.raises(RecipeError, match=part):
         cls.codec_options(checkpoint=checkpoint)
@@ -304,8 +335,9 @@ def test_pickled_weights_are_never_opened(tmp_path, folders):
         TextHub.codec_options(checkpoint=str(tmp_path))
 
 
-@pytest.mark.parametrize("config, part", [("{", "is no JSON"), ("[]", "no model_type"), ('{"model_type": "nonesuch"}', "is not known"),
-                                          (None, "no config.json")])
+@pytest.mark.parametrize(
+    "config, part", [("{", "is no JSON"), ("[]", "no model_type"), ('{"model_type": "nonesuch"}', "is not known"), (None, "no config.json")]
+)
 def test_broken_configurations(tmp_path, folders, config, part):
     (tmp_path / "model.safetensors").write_bytes(b"")
     if config is not None:
@@ -321,9 +353,17 @@ def test_broken_weights(tmp_path, folders):
         encoders.build("text-hub", text_codec(folders["text"]["bert"]), 8, checkpoint=str(tmp_path))
 
 
-@pytest.mark.parametrize("options, part", [
-    ({"tune": "some"}, "none, all, lora"), ({"tune": 99}, "1 to 3"), ({"tune": 0}, "1 to 3"), ({"tune": True}, "none, all, lora"),
-    ({"tokens": 0}, "tokens"), ({"lora_rank": -1}, "lora_rank")])
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        ({"tune": "some"}, "none, all, lora"),
+        ({"tune": 99}, "1 to 3"),
+        ({"tune": 0}, "1 to 3"),
+        ({"tune": True}, "none, all, lora"),
+        ({"tokens": 0}, "tokens"),
+        ({"lora_rank": -1}, "lora_rank"),
+    ],
+)
 def test_wrong_options(folders, options, part):
     with pytest.raises(RecipeError, match=part):
         made("text", folders["text"]["bert"], **options)

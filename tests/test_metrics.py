@@ -37,10 +37,12 @@ def weighted_figures():
     value, answer = g.normal(size=80), g.normal(size=80)
     from sklearn import metrics
 
-    return {"mean": (of.mean(value), lambda w: np.average(value, weights=w)),
-            "roc_auc": (of.roc_auc(score, positive), lambda w: metrics.roc_auc_score(positive, score, sample_weight=w)),
-            "pr_auc": (of.pr_auc(score, positive), lambda w: metrics.average_precision_score(positive, score, sample_weight=w)),
-            "r2": (of.r2(value, answer), lambda w: metrics.r2_score(value, answer, sample_weight=w))}
+    return {
+        "mean": (of.mean(value), lambda w: np.average(value, weights=w)),
+        "roc_auc": (of.roc_auc(score, positive), lambda w: metrics.roc_auc_score(positive, score, sample_weight=w)),
+        "pr_auc": (of.pr_auc(score, positive), lambda w: metrics.average_precision_score(positive, score, sample_weight=w)),
+        "r2": (of.r2(value, answer), lambda w: metrics.r2_score(value, answer, sample_weight=w)),
+    }
 
 
 @pytest.mark.parametrize("name", ["mean", "roc_auc", "pr_auc", "r2"])
@@ -78,8 +80,13 @@ def test_one_class_alone_is_not_an_error():
 
 def test_no_rows_are_not_an_error():
     none, nothing = np.zeros((1, 0)), np.zeros(0)
-    for figure in (of.mean(nothing), of.roc_auc(nothing, nothing), of.pr_auc(nothing, nothing), of.r2(nothing, nothing),
-                   of.calibration_error(nothing, nothing)):
+    for figure in (
+        of.mean(nothing),
+        of.roc_auc(nothing, nothing),
+        of.pr_auc(nothing, nothing),
+        of.r2(nothing, nothing),
+        of.calibration_error(nothing, nothing),
+    ):
         assert np.isnan(figure(none)).all()
     assert np.isnan(of.bootstrap(of.mean(nothing), 0)).all()
 

@@ -74,13 +74,17 @@ def every() -> list[tuple[Task, Cells]]:
     """Each task with the truth of 40 rows, some without a label."""
     g, kept = np.random.default_rng(0), [r for r in range(40) if r % 7]
     n = len(kept)
-    return [(tasks.build("binary", Category(["no", "yes"]), D), classes(list(g.integers(1, 3, n)), kept, 40)),
-            (tasks.build("multiclass", Category("abcdefg"), D), classes(list(g.integers(0, 8, n)), kept, 40)),
-            (tasks.build("multilabel", Labels("xyz"), D),
-             Cells({"hot": torch.from_numpy(g.integers(0, 2, (n, 3))).float()}, torch.tensor(kept), 40)),
-            (tasks.build("regression", Number(), D), values(g.normal(size=(n, 3)), kept, 40)),
-            (tasks.build("regression", Vector(), D), values(g.normal(size=(n, 2)), kept, 40)),
-            (tasks.build("quantile", Number(), D), values(g.normal(size=(n, 3)), kept, 40))]
+    return [
+        (tasks.build("binary", Category(["no", "yes"]), D), classes(list(g.integers(1, 3, n)), kept, 40)),
+        (tasks.build("multiclass", Category("abcdefg"), D), classes(list(g.integers(0, 8, n)), kept, 40)),
+        (
+            tasks.build("multilabel", Labels("xyz"), D),
+            Cells({"hot": torch.from_numpy(g.integers(0, 2, (n, 3))).float()}, torch.tensor(kept), 40),
+        ),
+        (tasks.build("regression", Number(), D), values(g.normal(size=(n, 3)), kept, 40)),
+        (tasks.build("regression", Vector(), D), values(g.normal(size=(n, 2)), kept, 40)),
+        (tasks.build("quantile", Number(), D), values(g.normal(size=(n, 3)), kept, 40)),
+    ]
 
 
 EVERY = pytest.mark.parametrize("at", range(6), ids=["binary", "multiclass", "multilabel", "regression", "vector", "quantile"])
@@ -162,9 +166,14 @@ def test_learns_a_planted_rule(at):
     task, _ = every()[at]
     tokens = tokens_of(200, seed=5)
     a, b = tokens.row[:, 0] - tokens.row[:, 1], tokens.row[:, 2] - tokens.row[:, 3]
-    truth = [classes((1 + (a > 0).long()).tolist()), classes((1 + (a > 0).long() + 2 * (b > 0).long()).tolist()),
-             hot(torch.stack([a > 0, b > 0, a > b], 1)), values(torch.stack([a, a, a], 1)), values(torch.stack([a, b], 1)),
-             values(torch.stack([a, a, a], 1))][at]
+    truth = [
+        classes((1 + (a > 0).long()).tolist()),
+        classes((1 + (a > 0).long() + 2 * (b > 0).long()).tolist()),
+        hot(torch.stack([a > 0, b > 0, a > b], 1)),
+        values(torch.stack([a, a, a], 1)),
+        values(torch.stack([a, b], 1)),
+        values(torch.stack([a, a, a], 1)),
+    ][at]
     task.fit(truth.x)
     task.eval()  # no dropout: eight features are too few to lose one
     before = task.scores(task.constant(200), truth)[task.metric]
@@ -181,8 +190,14 @@ def test_claims_fit_the_target():
     two, five, one = Category("ab"), Category("abcde"), Category("a")
     best = {"two": two, "five": five, "one": one, "number": Number(), "vector": Vector(), "labels": Labels("ab")}
     chosen = {k: max(tasks.names(), key=lambda n: tasks.get(n).claims(c)) for k, c in best.items()}
-    assert chosen == {"two": "binary", "five": "multiclass", "one": "multiclass", "number": "regression", "vector": "regression",
-                      "labels": "multilabel"}
+    assert chosen == {
+        "two": "binary",
+        "five": "multiclass",
+        "one": "multiclass",
+        "number": "regression",
+        "vector": "regression",
+        "labels": "multilabel",
+    }
 
 
 # classes
@@ -406,8 +421,9 @@ def test_components_a_vector_lacks_cost_nothing_and_are_not_scored():
 
 def test_regression_losses_by_hand():
     out, truth = torch.tensor([[0.0], [0.0]]), values([[0.5], [3.0]])
-    losses = {name: tasks.build("regression", Number(), D, loss=name).row_losses(out, truth)[0].tolist()
-              for name in ("mse", "mae", "huber")}
+    losses = {
+        name: tasks.build("regression", Number(), D, loss=name).row_losses(out, truth)[0].tolist() for name in ("mse", "mae", "huber")
+    }
     assert losses == {"mse": [0.25, 9.0], "mae": [0.5, 3.0], "huber": [0.125, 2.5]}
 
 

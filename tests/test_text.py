@@ -12,8 +12,16 @@ from polyfuse.core import DataError, Draws, RecipeError, codecs, encoders
 from polyfuse.modalities.text import Text
 from polyfuse.modalities.text.word_vectors import read_word_vectors
 
-SENTENCES = ["the red dress is lovely", "a blue shirt, too small!", "这件衣服很漂亮，我喜欢", "Das Kleid ist schön", "это платье красивое",
-             "هذا الفستان جميل", "👗👍 love it", "the blue dress is too small for me and the red shirt is lovely"]
+SENTENCES = [
+    "the red dress is lovely",
+    "a blue shirt, too small!",
+    "这件衣服很漂亮，我喜欢",
+    "Das Kleid ist schön",
+    "это платье красивое",
+    "هذا الفستان جميل",
+    "👗👍 love it",
+    "the blue dress is too small for me and the red shirt is lovely",
+]
 NAMES = ["text-bag", "text-gru", "text-lstm", "text-transformer"]
 
 
@@ -46,26 +54,65 @@ def test_lowercase_is_an_option():
     assert not np.array_equal(plain.clean("RED Dress")["ids"], plain.clean("red dress")["ids"])
 
 
-@pytest.mark.parametrize("raw, text", [
-    ("plain", "plain"), ("  spaced out \n", "spaced out"), ("", None), (" \t\r\n\u3000", None), (None, None), ("\x00\x01", None),
-    ("a\x00b\x1fc", "a b c"), ("half \ud83d pair", "half   pair"), ("e\u0301", "é"), (12, "12"), (2.5, "2.5"), (True, "True"),
-    (float("nan"), None), (np.float32(0.5), "0.5"), (np.str_("x y"), "x y"), ("schön".encode(), "schön"), (b"\xef\xbb\xbfbom", "bom"),
-    (["one", None, " ", "two"], "one\ntwo"), ([None, ""], None), ([], None), (np.array(["a", "b"]), "a\nb"), (("a", 1), "a\n1")])
+@pytest.mark.parametrize(
+    "raw, text",
+    [
+        ("plain", "plain"),
+        ("  spaced out \n", "spaced out"),
+        ("", None),
+        (" \t\r\n\u3000", None),
+        (None, None),
+        ("\x00\x01", None),
+        ("a\x00b\x1fc", "a b c"),
+        ("half \ud83d pair", "half   pair"),
+        ("e\u0301", "é"),
+        (12, "12"),
+        (2.5, "2.5"),
+        (True, "True"),
+        (float("nan"), None),
+        (np.float32(0.5), "0.5"),
+        (np.str_("x y"), "x y"),
+        ("schön".encode(), "schön"),
+        (b"\xef\xbb\xbfbom", "bom"),
+        (["one", None, " ", "two"], "one\ntwo"),
+        ([None, ""], None),
+        ([], None),
+        (np.array(["a", "b"]), "a\nb"),
+        (("a", 1), "a\n1"),
+    ],
+)
 def test_read(raw, text):
     assert Text("t").read(raw) == text
 
 
-@pytest.mark.parametrize("raw, part", [
-    ("naïve".encode("latin-1"), "not UTF-8, the first at byte 2"), ({"a": 1}, "cannot read a dict as text"),
-    ([["nested"]], "a list as text"), (np.zeros((2, 2)), "ndarray as text"), (object(), "cannot read a object")])
+@pytest.mark.parametrize(
+    "raw, part",
+    [
+        ("naïve".encode("latin-1"), "not UTF-8, the first at byte 2"),
+        ({"a": 1}, "cannot read a dict as text"),
+        ([["nested"]], "a list as text"),
+        (np.zeros((2, 2)), "ndarray as text"),
+        (object(), "cannot read a object"),
+    ],
+)
 def test_read_refuses_what_is_no_text(raw, part):
     with pytest.raises(DataError, match=part) as caught:
         Text("t").read(raw)
     assert str(caught.value).startswith("column 't': ") and "Expected" in str(caught.value)
 
 
-@pytest.mark.parametrize("huge", ["word " * 2_000_000, "x" * 10_000_000, "é" * 5_000_000, "文" * 5_000_000, " " * 9_999_999 + "end",
-                                  ("ä" * 5_000_000).encode(), ["many "] * 1_000_000])
+@pytest.mark.parametrize(
+    "huge",
+    [
+        "word " * 2_000_000,
+        "x" * 10_000_000,
+        "é" * 5_000_000,
+        "文" * 5_000_000,
+        " " * 9_999_999 + "end",
+        ("ä" * 5_000_000).encode(),
+        ["many "] * 1_000_000,
+    ],
+)
 def test_ten_megabytes_in_a_cell_are_cut_early(huge):
     codec = fitted()
     start = time.process_time()
@@ -130,8 +177,16 @@ def test_augment_hides_single_tokens_by_row():
     assert fitted(drop=0.0).augment(x, Draws(0, 1, "review", np.arange(len(SENTENCES)))) is x
 
 
-@pytest.mark.parametrize("options, part", [({"vocabulary": 10}, "vocabulary"), ({"longest": 0}, "longest"), ({"longest": 1.5}, "longest"),
-                                           ({"drop": 1.0}, "drop"), ({"vocabulary": "8k"}, "whole number")])
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        ({"vocabulary": 10}, "vocabulary"),
+        ({"longest": 0}, "longest"),
+        ({"longest": 1.5}, "longest"),
+        ({"drop": 1.0}, "drop"),
+        ({"vocabulary": "8k"}, "whole number"),
+    ],
+)
 def test_wrong_options(options, part):
     with pytest.raises(RecipeError, match=part):
         Text("t", **options)
@@ -142,15 +197,27 @@ def test_misspelt_option_is_named():
         codecs.build("text", "t", vocabularry=3000)
 
 
-@pytest.mark.parametrize("sample, low, high", [
-    (SENTENCES, 0.7, 0.8),
-    (["这件衣服很漂亮，我喜欢它的颜色", "质量不好，很失望，不推荐购买"], 0.7, 0.8),
-    (["what color is the shape?"] * 50, 0.7, 0.8),
-    (["red", "blue"] * 20, 0.0, 0.1), ([str(i) for i in range(50)], 0.0, 0.0), (["1,5 2,5 3,5", "2 3 4"], 0.0, 0.0),
-    (["images/a b.jpg", "images/c.png"], 0.0, 0.0), (["C:\\x\\y.wav"], 0.0, 0.0), (["https://a.b/c d"], 0.0, 0.0),
-    (['["a b c", "d e f"]'], 0.0, 0.0),
-    (["2024-01-01 10:00:00"], 0.0, 0.0), ([1.5, 2.5], 0.0, 0.0), ([], 0.0, 0.0), (["", " "], 0.0, 0.0), ([b"bytes"], 0.0, 0.0),
-    (["x1-77-a", "x9-13-b"], 0.0, 0.2)])
+@pytest.mark.parametrize(
+    "sample, low, high",
+    [
+        (SENTENCES, 0.7, 0.8),
+        (["这件衣服很漂亮，我喜欢它的颜色", "质量不好，很失望，不推荐购买"], 0.7, 0.8),
+        (["what color is the shape?"] * 50, 0.7, 0.8),
+        (["red", "blue"] * 20, 0.0, 0.1),
+        ([str(i) for i in range(50)], 0.0, 0.0),
+        (["1,5 2,5 3,5", "2 3 4"], 0.0, 0.0),
+        (["images/a b.jpg", "images/c.png"], 0.0, 0.0),
+        (["C:\\x\\y.wav"], 0.0, 0.0),
+        (["https://a.b/c d"], 0.0, 0.0),
+        (['["a b c", "d e f"]'], 0.0, 0.0),
+        (["2024-01-01 10:00:00"], 0.0, 0.0),
+        ([1.5, 2.5], 0.0, 0.0),
+        ([], 0.0, 0.0),
+        (["", " "], 0.0, 0.0),
+        ([b"bytes"], 0.0, 0.0),
+        (["x1-77-a", "x9-13-b"], 0.0, 0.2),
+    ],
+)
 def test_claims(sample, low, high):
     assert low <= Text.claims(sample) <= high
 
@@ -267,12 +334,22 @@ def test_a_glove_word_may_hold_spaces(tmp_path):
     assert [w for w, _ in read_word_vectors(str(tmp_path / "g.txt"), 9)] == ["one", ". ."]
 
 
-@pytest.mark.parametrize("content, part", [
-    (b"", "is empty"), (b"word\n", "has 0 numbers a word"), (b"red 1 2\nblue 1\n", "at its word 2"), (b"red 1 nan\n", "at its word 1"),
-    (b"red 1 x\n", "at its word 1"), (b"9 2\nred 1 2\n", "promises 9 words, 1 are there"), (b"3 99999\nred 1 2\n", "has 99999 numbers"),
-    (b"2 2\nred " + struct.pack("<2f", 1, 2) + b"\nblue " + b"\x00", "promises 2 words, 1 are there"),
-    (b"2 2\nred " + struct.pack("<2f", 1, float("inf")) + b"\nab " + struct.pack("<2f", 1, 1), "at its word 1"),
-    (b"1 2\n" + b"\xff" * 5000, "at its word 1"), (b"\x89PNG\r\n" + bytes(300), "numbers a word|at its word 1")])
+@pytest.mark.parametrize(
+    "content, part",
+    [
+        (b"", "is empty"),
+        (b"word\n", "has 0 numbers a word"),
+        (b"red 1 2\nblue 1\n", "at its word 2"),
+        (b"red 1 nan\n", "at its word 1"),
+        (b"red 1 x\n", "at its word 1"),
+        (b"9 2\nred 1 2\n", "promises 9 words, 1 are there"),
+        (b"3 99999\nred 1 2\n", "has 99999 numbers"),
+        (b"2 2\nred " + struct.pack("<2f", 1, 2) + b"\nblue " + b"\x00", "promises 2 words, 1 are there"),
+        (b"2 2\nred " + struct.pack("<2f", 1, float("inf")) + b"\nab " + struct.pack("<2f", 1, 1), "at its word 1"),
+        (b"1 2\n" + b"\xff" * 5000, "at its word 1"),
+        (b"\x89PNG\r\n" + bytes(300), "numbers a word|at its word 1"),
+    ],
+)
 def test_a_broken_file_of_word_vectors_is_named(tmp_path, content, part):
     (tmp_path / "v.bin").write_bytes(content)
     with pytest.raises(DataError, match=part):

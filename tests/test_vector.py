@@ -18,9 +18,21 @@ def fitted(cells=([1.0, 10.0, 5.0], [3.0, 30.0, 5.0])) -> Vector:
     return codec
 
 
-@pytest.mark.parametrize("raw", [[1, 2.5, -3], (1, 2.5, -3), "[1, 2.5, -3]", "1 2.5 -3", "1;2.5;-3", "[ 1.  2.5\n -3.]",
-                                 ["1", "2.5", " -3 "], np.array([1, 2.5, -3], np.float16),
-                                 [np.float32(1), np.float64(2.5), np.int8(-3)], "(1, 2.5, -3)"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [1, 2.5, -3],
+        (1, 2.5, -3),
+        "[1, 2.5, -3]",
+        "1 2.5 -3",
+        "1;2.5;-3",
+        "[ 1.  2.5\n -3.]",
+        ["1", "2.5", " -3 "],
+        np.array([1, 2.5, -3], np.float16),
+        [np.float32(1), np.float64(2.5), np.int8(-3)],
+        "(1, 2.5, -3)",
+    ],
+)
 def test_one_vector_in_many_forms(raw):
     numbers, real = Vector("v").read(raw)
     assert numbers.tolist() == [1, 2.5, -3] and real.all()
@@ -31,12 +43,32 @@ def test_missing(raw):
     assert Vector("v").read(raw) is None
 
 
-@pytest.mark.parametrize("raw, part", [
-    ([1, float("nan")], "has nan as component 2"), ([float("inf"), 1], "has inf as component 1"), ("[1, NaN]", "nan as component 2"),
-    ([1e300], "component 1"), ([10**400], "cannot read"), ("[1, 2", "cannot read"), ("a b", "cannot read"), ("1,5x", "cannot read"),
-    ([[1, 2], [3, 4]], "cannot read"), ({"a": 1}, "cannot read"), (np.zeros((2, 2)), "cannot read"), (np.array(["a"]), "cannot read"),
-    (b"12", "cannot read"), ([], "empty list"), ("[]", "empty list"), (np.zeros(0), "empty list"), ("1_000 2", "cannot read"),
-    ([1, object()], "cannot read"), (np.array([1j]), "cannot read"), ("1 " * 3_000_000, "cannot read"), ("9" * 400, "inf as component 1")])
+@pytest.mark.parametrize(
+    "raw, part",
+    [
+        ([1, float("nan")], "has nan as component 2"),
+        ([float("inf"), 1], "has inf as component 1"),
+        ("[1, NaN]", "nan as component 2"),
+        ([1e300], "component 1"),
+        ([10**400], "cannot read"),
+        ("[1, 2", "cannot read"),
+        ("a b", "cannot read"),
+        ("1,5x", "cannot read"),
+        ([[1, 2], [3, 4]], "cannot read"),
+        ({"a": 1}, "cannot read"),
+        (np.zeros((2, 2)), "cannot read"),
+        (np.array(["a"]), "cannot read"),
+        (b"12", "cannot read"),
+        ([], "empty list"),
+        ("[]", "empty list"),
+        (np.zeros(0), "empty list"),
+        ("1_000 2", "cannot read"),
+        ([1, object()], "cannot read"),
+        (np.array([1j]), "cannot read"),
+        ("1 " * 3_000_000, "cannot read"),
+        ("9" * 400, "inf as component 1"),
+    ],
+)
 def test_refused(raw, part):
     with pytest.raises(DataError, match=part) as caught:
         Vector("v").read(raw)
@@ -91,10 +123,22 @@ def test_state_round_trip():
     assert (again.clean(again.read([1, 2, 3]))["value"] == codec.clean(codec.read([1, 2, 3]))["value"]).all()
 
 
-@pytest.mark.parametrize("sample, low, high", [
-    ([list(np.arange(16.0))] * 5, 0.8, 1), (["[0.1, 0.2, 0.3]"] * 5, 0.5, 0.7), ([np.zeros(384)] * 3, 0.8, 1), (["1 2 3"] * 5, 0, 0),
-    ([[1, 2], [1, 2, 3], [1]], 0, 0), (["a"], 0, 0), ([1.0, 2.0], 0, 0), ([], 0, 0),
-    (['["a", "b"]'], 0, 0), ([[[1, 2]]], 0, 0), (["["], 0, 0)])
+@pytest.mark.parametrize(
+    "sample, low, high",
+    [
+        ([list(np.arange(16.0))] * 5, 0.8, 1),
+        (["[0.1, 0.2, 0.3]"] * 5, 0.5, 0.7),
+        ([np.zeros(384)] * 3, 0.8, 1),
+        (["1 2 3"] * 5, 0, 0),
+        ([[1, 2], [1, 2, 3], [1]], 0, 0),
+        (["a"], 0, 0),
+        ([1.0, 2.0], 0, 0),
+        ([], 0, 0),
+        (['["a", "b"]'], 0, 0),
+        ([[[1, 2]]], 0, 0),
+        (["["], 0, 0),
+    ],
+)
 def test_claims(sample, low, high):
     assert low <= Vector.claims(sample) <= high
 

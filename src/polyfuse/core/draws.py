@@ -60,4 +60,4 @@ def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
         x = np.asarray(x, dtype=np.uint64) + _GOLDEN
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        return np.asarray(x ^ (x >> np.uint64(31)))

@@ -131,3 +131,21 @@ def shrink_mask(mask: Tensor, stride: int, length: int) -> Tensor:
     missing = length * stride - mask.shape[1]
     mask = F.pad(mask, (0, missing)) if missing > 0 else mask[:, : length * stride]
     return mask.unflatten(1, (length, stride)).any(-1)
+
+
+def squeeze(x: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """At most `most` tokens a row: a longer row's neighbours are averaged in groups of (nearly) equal size.
+
+    The groups depend on the row's own number of real tokens, never on the padding, so a row alone gives the same.
+
+    Shapes:
+        x [P, N, F], mask [P, N] -> x [P, min(N, most), F] with zeros under the mask, mask
+    """
+    if mask.shape[1] <= most:
+        return x.masked_fill(~mask.unsqueeze(-1), 0.0), mask
+    real = mask.sum(1, keepdim=True)  # [P, 1]
+    group = (mask.long().cumsum(1) - 1) * real.clamp(max=most) // real.clamp(min=1)  # [P, N]
+    member = F.one_hot(group.clamp(min=0), most).masked_fill(~mask.unsqueeze(-1), 0)  # [P, N, most]
+    count = member.sum(1)  # [P, most]
+    total = torch.einsum("png,pnf->pgf", member.to(x.dtype), x.masked_fill(~mask.unsqueeze(-1), 0.0))
+    return total / count.clamp(min=1).unsqueeze(-1), count > 0

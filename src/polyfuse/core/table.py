@@ -97,7 +97,7 @@ class TableCodec(Codec):
             "present": np.zeros((rows, len(self.members)), bool),
         }
 
-    def collate(self, values: Sequence[dict[str, Value]]) -> dict[str, Tensor]:
+    def collate(self, values: Sequence[dict[str, Value]]) -> dict[str, Tensor]:  # type: ignore[override]
         out = self.empty(len(values))
         for i, row in enumerate(values):
             for m, member in enumerate(self.members):

@@ -170,27 +170,23 @@ class ConvBlock(nn.Module):
 
 
 class PlainConvs(nn.Module):
-    """Convolution, norm, GELU, average pooling, as often as needed to reach about 4 x 4: [P, C, H, W] -> maps, shallow to deep.
+    """Convolutions from a picture down to a map of about 4 x 4: [P, C, H, W] -> maps, shallow to deep.
 
-    Source: ours, after VGG (Simonyan and Zisserman 2015).
+    The first halves the picture as it reads it, so that no costly layer runs at full size; each later stage convolves
+    `convs` times and halves by averaging. Source: ours, after VGG (Simonyan and Zisserman 2015).
     """
 
-    def __init__(self, channels: int, size: int, width: int, first: int = 32):
+    def __init__(self, channels: int, size: int, width: int, first: int = 32, convs: int = 2):
         super().__init__()
-        stages = max(2, round(math.log2(max(size, 8) / 4)))
-        sizes = [channels, *[min(first * 2**i, width) for i in range(stages - 1)], width]
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(a, b, 3, 1, 1, bias=False),
-                groups(b),
-                nn.GELU(),
-                nn.Conv2d(b, b, 3, 1, 1, bias=False),
-                groups(b),
-                nn.GELU(),
-                nn.AvgPool2d(2),
-            )
-            for a, b in zip(sizes, sizes[1:])
-        )
+        count = max(2, round(math.log2(max(size, 8) / 4)))
+        sizes = [*[min(first * 2**i, width) for i in range(count - 1)], width]
+        stages = [nn.Sequential(nn.Conv2d(channels, sizes[0], 5, 2, 2, bias=False), groups(sizes[0]), nn.GELU())]
+        for a, b in zip(sizes, sizes[1:]):
+            layers: list[nn.Module] = []
+            for i in range(convs):
+                layers += [nn.Conv2d(a if i == 0 else b, b, 3, 1, 1, bias=False), groups(b), nn.GELU()]
+            stages.append(nn.Sequential(*layers, nn.AvgPool2d(2)))
+        self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
@@ -198,6 +194,10 @@ class PlainConvs(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def side(self, size: int) -> int:
+        """Of the last map."""
+        return (size + 1) // 2 // 2 ** (len(self.stages) - 1)
 
 
 def as_tokens(maps: Tensor) -> Tensor:

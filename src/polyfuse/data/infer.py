@@ -104,18 +104,23 @@ def look(
         RecipeError: a name that is no column, or a modality that does not exist.
     """
     target, ignore, columns, join = list(target), list(ignore), dict(columns or {}), dict(join or {})
-    roles: dict[str, Role] = {n: "ignore" for n in ignore} | {n: "target" for n in target}
-    roles |= {n: r for n, r in ((group, "group"), (time, "time"), (split, "split"), (weight, "weight")) if n}  # type: ignore[misc]
+    roles: dict[str, Role] = dict.fromkeys(ignore, "ignore")
+    roles.update(dict.fromkeys(target, "target"))
+    named: tuple[tuple[str | None, Role], ...] = ((group, "group"), (time, "time"), (split, "split"), (weight, "weight"))
+    roles.update({n: r for n, r in named if n})
     for name in [*roles, *(c for c in columns if c not in join)]:
         _known(name, table)
     for name, modality in columns.items():
-        if modality in ("ignore", "id"):
-            roles[name] = modality  # type: ignore[assignment]
+        if modality == "ignore":
+            roles[name] = "ignore"
+        elif modality == "id":
+            roles[name] = "id"
         else:
             codecs.get(modality)
     if window:
         roles |= {window.id: "group", window.order: "time"}
-        _known(window.id, table), _known(window.order, table)
+        _known(window.id, table)
+        _known(window.order, table)
     joined = {name: (modality, _expanded(patterns, table, name)) for name, (modality, patterns) in join.items()}
     inside = {s for _, sources in joined.values() for s in sources}
     rows = np.unique(np.linspace(0, max(len(table) - 1, 0), min(_SAMPLE, len(table))).astype(np.int64))

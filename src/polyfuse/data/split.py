@@ -1,6 +1,7 @@
 """Which rows train and which are held out, by a rule that fits the table."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -85,6 +86,7 @@ def _by_time(rows: np.ndarray, values: list, name: str, share: float, rng: np.ra
         raise DataError(
             f"column '{name}'", "has no time in nearly all rows", expected="a time in every row", fix="do without --time-column"
         )
+    keys: list[Any]
     try:
         keys = [float(values[r]) for r in known]
     except (TypeError, ValueError):

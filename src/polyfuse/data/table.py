@@ -145,7 +145,7 @@ def _from_memory(source: Any) -> pa.Table:
             raise DataError("the table", "is a list of other things than dicts", expected="one dict per row")
         names = list(dict.fromkeys(k for row in source for k in row))
         return _columns({name: [row.get(name) for row in source] for name in names})
-    data = getattr(source, "data", None)
+    data: Any = getattr(source, "data", None)
     if isinstance(getattr(data, "table", None), pa.Table):  # a Hugging Face dataset without the stream interface
         indices = getattr(source, "_indices", None)
         return data.table if indices is None else data.table.take(indices.column(0))

@@ -90,8 +90,9 @@ class Generate(Fusion):
         7 V * D^2 parameters; linear in tokens, quadratic in views while training.
     """
 
-    def __init__(self, views: list[str], width: int, *, reconstruct: float = 0.1, adversary: float = 0.02, cycle: float = 0.05,
-                 dropout: float = 0.1):
+    def __init__(
+        self, views: list[str], width: int, *, reconstruct: float = 0.1, adversary: float = 0.02, cycle: float = 0.05, dropout: float = 0.1
+    ):
         super().__init__(views, width)
         self.weights = {"reconstruct": reconstruct, "adversary": adversary, "cycle": cycle}
         several = len(views) > 1  # one view has none to be made from: the missing indicator stands for it
@@ -119,16 +120,19 @@ class Generate(Fusion):
 
     def _losses(self, x: Tensor, made: Tensor, present: Tensor, possible: Tensor) -> dict[str, Tensor]:
         """x and made [B, V, D]; present and possible (some other view is present) [B, V]."""
-        judged = torch.stack([judge(torch.stack([x[:, v], _Reversed.apply(made[:, v])], 1)).squeeze(-1)
-                              for v, judge in enumerate(self.judges)], 1).float()  # [B, V, 2]
+        judged = torch.stack(
+            [judge(torch.stack([x[:, v], _Reversed.apply(made[:, v])], 1)).squeeze(-1) for v, judge in enumerate(self.judges)], 1
+        ).float()  # [B, V, 2]
         verdict = F.softplus(-judged[..., 0]) * present + F.softplus(judged[..., 1]) * possible
         back = []
         for v, code in enumerate(self.codes):
             there = code(made[:, v])
-            back += [(_squared(self.makers[u](there), x[:, u]), possible[:, v] & present[:, u])
-                     for u in range(len(self.codes)) if u != v]
-        return {"reconstruct": _mean(_squared(made, x), present & possible), "adversary": _mean(verdict, present | possible),
-                "cycle": _mean(torch.stack([e for e, _ in back]), torch.stack([m for _, m in back]))}
+            back += [(_squared(self.makers[u](there), x[:, u]), possible[:, v] & present[:, u]) for u in range(len(self.codes)) if u != v]
+        return {
+            "reconstruct": _mean(_squared(made, x), present & possible),
+            "adversary": _mean(verdict, present | possible),
+            "cycle": _mean(torch.stack([e for e, _ in back]), torch.stack([m for _, m in back])),
+        }
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

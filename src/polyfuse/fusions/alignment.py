@@ -100,8 +100,9 @@ class CrossModal(_Sequences):
     def __init__(self, views: list[str], width: int, *, depth: int = 2, heads: int = 4, dropout: float = 0.1):
         super().__init__(views, width)
         self.pairs = [[j for j in range(len(views)) if j != i] for i in range(len(views))]
-        self.cross = nn.ModuleList(nn.ModuleList(nn.ModuleList(Block(width, heads, dropout) for _ in range(depth)) for _ in others)
-                                   for others in self.pairs)
+        self.cross = nn.ModuleList(
+            nn.ModuleList(nn.ModuleList(Block(width, heads, dropout) for _ in range(depth)) for _ in others) for others in self.pairs
+        )
         joint = max(len(views) - 1, 1) * width  # one view alone is read by itself
         self.own = nn.ModuleList(Transformer(joint, 1, heads, dropout) for _ in views)
         self.out = Mlp(len(views) * (joint + 1), 2 * width, width, dropout=dropout)
@@ -183,6 +184,7 @@ def transport_plan(cost: Tensor, mask_a: Tensor, mask_b: Tensor, softness: float
     Shapes:
         cost [B, N, M], mask_a [B, N], mask_b [B, M] -> [B, N, M], rows sum to about 1 / N, columns to 1 / M
     """
+
     def log_weights(mask: Tensor) -> Tensor:
         even = -mask.sum(1, keepdim=True).clamp(min=1).to(cost.dtype).log()
         return torch.where(mask, even, _NEVER)

@@ -72,8 +72,9 @@ class AdaptationGate(Fusion):
         super().__init__(views, width)
         self.main = main or views[0]
         if self.main not in views:
-            raise RecipeError("fusion 'mag'", f"has the unknown main view '{main}'", expected=f"one of {', '.join(views)}",
-                              fix=did_you_mean(main, views))
+            raise RecipeError(
+                "fusion 'mag'", f"has the unknown main view '{main}'", expected=f"one of {', '.join(views)}", fix=did_you_mean(main, views)
+            )
         self.others = [v for v in views if v != self.main]
         self.beta = beta
         self.start = nn.Parameter(torch.randn(width) * 0.02)

@@ -82,8 +82,12 @@ class TensorFusion(_Mapped):
 
     def __init__(self, views: list[str], width: int, *, inner: int = 16, dropout: float = 0.1):
         if 2 ** len(views) > _LARGEST_TENSOR:
-            raise RecipeError("fusion 'tensor'", f"would need 2^{len(views)} entries or more for {len(views)} views",
-                              expected="12 views or fewer", fix="use 'lowrank', which is linear in the number of views")
+            raise RecipeError(
+                "fusion 'tensor'",
+                f"would need 2^{len(views)} entries or more for {len(views)} views",
+                expected="12 views or fewer",
+                fix="use 'lowrank', which is linear in the number of views",
+            )
         while (inner + 1) ** len(views) > _LARGEST_TENSOR:
             inner -= 1
         super().__init__(views, width, inner)
@@ -340,8 +344,7 @@ class Film(Fusion):
 
     def __init__(self, views: list[str], width: int, *, dropout: float = 0.1):
         super().__init__(views, width)
-        self.contexts, self.inner, self.films = (
-            nn.ModuleList(nn.Linear(width, size) for _ in views) for size in (width, width, 2 * width))
+        self.contexts, self.inner, self.films = (nn.ModuleList(nn.Linear(width, size) for _ in views) for size in (width, width, 2 * width))
         self.norm = nn.LayerNorm(width)
         self.out = Mlp(width, 2 * width, width, dropout=dropout)
 

@@ -134,8 +134,17 @@ class SharedPrivate(Fusion):
         (6 V + 15) * D^2 parameters; quadratic in views.
     """
 
-    def __init__(self, views: list[str], width: int, *, similar: float = 0.1, different: float = 0.1, reconstruct: float = 0.1,
-                 heads: int = 4, dropout: float = 0.1):
+    def __init__(
+        self,
+        views: list[str],
+        width: int,
+        *,
+        similar: float = 0.1,
+        different: float = 0.1,
+        reconstruct: float = 0.1,
+        heads: int = 4,
+        dropout: float = 0.1,
+    ):
         super().__init__(views, width)
         self.weights = {"similar": similar, "different": different, "reconstruct": reconstruct}
         self.shared = nn.Linear(width, width)

@@ -118,7 +118,8 @@ class AudioCodec(Codec):
         return samples, rate_hz
 
     def fit(self, values: Iterator[Sound]) -> None:
-        rates, lengths, kept = [], [], []
+        rates, lengths = [], []
+        kept: list[Sound] = []
         for at, (samples, rate) in enumerate(values):
             rates.append(rate)
             lengths.append(len(samples) / rate)
@@ -157,7 +158,7 @@ class AudioCodec(Codec):
     def clean(self, value: Sound) -> Value:
         if self.form == "wave":
             return {"wave": self.resampled(value)}
-        scaled = (self.spectrogram(value) - np.float32(self.mean)) / np.float32(self.std)
+        scaled = (self.spectrogram(value) - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return {"mel": np.clip(scaled, -20, 20).astype(np.float16)}
 
     @property
@@ -250,37 +251,38 @@ class AudioCnn(_MelEncoder):
     Sound Classification", with group norm.
 
     Args:
-        first: channels of the first stage.
+        first: channels of the first stage; each stage doubles them.
         dropout: on the tokens.
     Shapes:
-        mel [P, T, M] -> tokens [P, T / 8, D]
+        mel [P, T, M] -> tokens [P, T / 16, D]
     Cost:
-        about 8 * D^2 parameters; linear in T.
+        about 40 * first * (D + 2 * first) parameters; linear in T.
     """
 
-    def __init__(self, codec: AudioCodec, width: int, *, first: int = 32, dropout: float = 0.1):
+    def __init__(self, codec: AudioCodec, width: int, *, first: int = 24, dropout: float = 0.1):
         super().__init__(codec, width)
-        sizes = [1, first, min(2 * first, width), width]
-        self.stages = nn.ModuleList(
-            nn.ModuleList([nn.Conv2d(a, b, 3, 1, 1, bias=False), nn.LayerNorm(b), nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.LayerNorm(b)])
-            for a, b in zip(sizes, sizes[1:])
-        )
+        sizes = [first, 2 * first, 4 * first, width]
+        self.enter = nn.Conv2d(1, first, 5, 2, 2, bias=False)  # halves time and frequency before the costly layers
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1, bias=False) for a, b in zip(sizes, sizes[1:]))
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes)  # over channels only, so that padding changes nothing
         self.out = nn.Linear(2 * width, width)
         self.dropout = dropout
-        self.most_tokens = -(-codec.most_steps // 8)
+        self.most_tokens = -(-codec.most_steps // 16)
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         mask = x["mask"]
-        pad = -mask.shape[1] % 8
-        mask = F.pad(mask, (0, pad))
-        h = F.pad(x["mel"].float().masked_fill(~x["mask"].unsqueeze(-1), 0.0), (0, 0, 0, pad)).unsqueeze(1)  # [P, 1, T, M]
-        depths = []
-        for conv1, norm1, conv2, norm2 in self.stages:  # norms over channels only, so that padding changes nothing
-            for conv, norm in ((conv1, norm1), (conv2, norm2)):
-                h = F.gelu(norm(conv(h).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)) * mask[:, None, :, None]
-            h = F.avg_pool2d(h, 2)
-            mask = shrink_mask(mask, 2, h.shape[2])
-            depths.append(h.mean(3).transpose(1, 2))
+        pad_t, pad_m = -mask.shape[1] % 16, -x["mel"].shape[2] % 16
+        h = F.pad(x["mel"].float().masked_fill(~mask.unsqueeze(-1), 0.0), (0, pad_m, 0, pad_t)).unsqueeze(1)  # [P, 1, T, M]
+        depths: list[Tensor] = []
+        for at, norm in enumerate(self.norms):
+            h = self.enter(h) if at == 0 else self.convs[at - 1](h)
+            if at == 0:
+                mask = shrink_mask(mask, 2, h.shape[2])
+            h = F.gelu(norm(h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)) * mask[:, None, :, None]
+            if at:
+                h = F.avg_pool2d(h, 2)
+                mask = shrink_mask(mask, 2, h.shape[2])
+                depths.append(h.mean(3).transpose(1, 2))
         tokens = self.out(torch.cat([h.mean(3), h.amax(3)], 1).transpose(1, 2))
         return Encoded(F.dropout(tokens, self.dropout, self.training), mask, tuple(depths[:-1]))
 

@@ -79,7 +79,8 @@ class ImageCodec(Codec):
         return picture
 
     def fit(self, values: Iterator[list[Any]]) -> None:
-        sides, grey, pictures = [], True, []
+        sides, grey = [], True
+        pictures: list[Any] = []
         for at, value in enumerate(values):
             picture = value[0]
             sides.append(min(picture.size))
@@ -150,6 +151,7 @@ class ImageCnn(_ImageEncoder):
 
     Args:
         first: channels of the first stage; each stage doubles them up to D.
+        convs: convolutions of each later stage; 1 halves the time.
         dropout: on the tokens.
     Shapes:
         pixels [P, K, C, S, S] -> tokens [P, K * (about 16), D]
@@ -157,11 +159,11 @@ class ImageCnn(_ImageEncoder):
         about 10 * D^2 parameters.
     """
 
-    def __init__(self, codec: ImageCodec, width: int, *, first: int = 32, dropout: float = 0.1):
+    def __init__(self, codec: ImageCodec, width: int, *, first: int = 32, convs: int = 2, dropout: float = 0.1):
         super().__init__(codec, width)
-        self.stages = PlainConvs(codec.channels, codec.size, width, first)
+        self.stages = PlainConvs(codec.channels, codec.size, width, first, convs)
         self.dropout = dropout
-        self.each = (codec.size // 2 ** len(self.stages.stages)) ** 2
+        self.each = self.stages.side(codec.size) ** 2
         self.most_tokens = self.each * codec.most
 
     def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -273,6 +275,8 @@ class ImageVit(_ImageEncoder):
     Cost:
         12 * depth * D^2 parameters; quadratic in patches.
     """
+
+    places: Tensor
 
     def __init__(self, codec: ImageCodec, width: int, *, patch: int = 0, depth: int = 4, heads: int = 4, dropout: float = 0.1):
         super().__init__(codec, width)

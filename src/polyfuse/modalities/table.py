@@ -20,6 +20,9 @@ class TableMlp(Encoder):
     """
 
     modality = "table"
+    number_owner: Tensor
+    index_owner: Tensor
+    starts: Tensor
 
     def __init__(self, codec: TableCodec, width: int, *, depth: int = 2, dropout: float = 0.1):
         super().__init__(codec, width)

@@ -59,10 +59,11 @@ class TimeCodec(TabularCodec):
         if isinstance(raw, date):
             return datetime(raw.year, raw.month, raw.day, tzinfo=UTC).timestamp()
         if isinstance(raw, int | float | np.number) and not isinstance(raw, bool):
-            if math.isnan(raw):
+            seconds = float(raw)
+            if math.isnan(seconds):
                 return None
-            if abs(raw) < 1e11:  # years 0 to 5000
-                return float(raw)
+            if abs(seconds) < 1e11:  # years 0 to 5000
+                return seconds
         raise self.error(f"cannot read {str(raw)[:40]!r} as a time", expected="a date such as 2026-11-21 or 2026-11-21T13:45")
 
     def _parsed(self, text: str) -> datetime | str:

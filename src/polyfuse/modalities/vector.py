@@ -89,8 +89,11 @@ class Vector(Codec):
             raw = [c if there else 0.0 for c, there in zip(raw, real, strict=True)]
         numbers = _parsed(raw)
         if numbers is None:
-            raise self.error(f"cannot read {_shown(raw)} as a list of numbers", expected="one flat list such as [0.5, -1.2]",
-                             fix="declare another modality where the cells are not vectors")
+            raise self.error(
+                f"cannot read {_shown(raw)} as a list of numbers",
+                expected="one flat list such as [0.5, -1.2]",
+                fix="declare another modality where the cells are not vectors",
+            )
         if not len(numbers):
             raise self.error("is an empty list", expected="numbers, or an empty cell where the vector is missing")
         finite = np.abs(numbers) <= np.finfo(np.float32).max

@@ -104,13 +104,13 @@ class VideoCodec(Codec):
         except ImportError:
             raise self.error("is a clip that needs PyAV", fix="pip install polyfuse[video]") from None
         try:
-            with av.open(BytesIO(data)) as container:
+            with av.open(BytesIO(data), "r") as container:
                 if not container.streams.video:
                     raise self.error("has no frames, only sound", expected="a clip", fix="declare modality='audio'")
                 stream = container.streams.video[0]
                 if stream.width * stream.height > MOST_PIXELS:
                     raise self.error(f"has frames of {stream.width} x {stream.height} pixels", expected=f"at most {MOST_PIXELS:,} pixels")
-                count = stream.frames or sum(1 for _, _ in zip(container.decode(video=0), range(_MOST_FRAMES)))
+                count = stream.frames or sum(1 for _ in zip(container.decode(video=0), range(_MOST_FRAMES)))
                 container.seek(0)
                 wanted = set(_spaced(count, self._wanted))
                 frames = [f.to_image() for i, f in enumerate(container.decode(video=0)) if i in wanted]
@@ -163,8 +163,8 @@ class _VideoEncoder(Encoder):
     def __init__(self, codec: VideoCodec, width: int, first: int):
         super().__init__(codec, width)
         self.mean, self.std = codec.mean, codec.std
-        self.stages = PlainConvs(codec.channels, codec.size, width, first)
-        side = codec.size // 2 ** len(self.stages.stages)
+        self.stages = PlainConvs(codec.channels, codec.size, width, first, convs=1)
+        side = self.stages.side(codec.size)
         self.enter = nn.Linear(width * side * side, width)
 
     def frames(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

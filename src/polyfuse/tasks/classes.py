@@ -39,8 +39,12 @@ class _Classes(Task):
         self.values = [str(v) for v in codec.values]  # type: ignore[attr-defined]
         if len(self.values) < self.fewest:
             seen = f"one class only, '{self.values[0]}'" if self.values else "no class at all"
-            raise DataError(f"target '{codec.column}'", f"the training rows hold {seen}", expected=f"at least {self.fewest} classes",
-                            fix="check the split and the column, or choose another target")
+            raise DataError(
+                f"target '{codec.column}'",
+                f"the training rows hold {seen}",
+                expected=f"at least {self.fewest} classes",
+                fix="check the split and the column, or choose another target",
+            )
         self.balance, self.smoothing = balance, smoothing
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, len(self.values)))
         self.register_buffer("share", torch.full((len(self.values),), self._even()))  # of the training rows, per class
@@ -99,8 +103,15 @@ class _Classes(Task):
 
     def _table(self, right: np.ndarray, answered: np.ndarray, true: np.ndarray) -> dict[str, dict[str, float]]:
         """Per class precision, recall, F1 and support, from tallies [C]."""
-        return {value: {"precision": float(r / a) if a else 0.0, "recall": float(r / t) if t else 0.0,
-                        "f1": float(of.f1(r, a, t)), "support": int(t)} for value, r, a, t in zip(self.values, right, answered, true)}
+        return {
+            value: {
+                "precision": float(r / a) if a else 0.0,
+                "recall": float(r / t) if t else 0.0,
+                "f1": float(of.f1(r, a, t)),
+                "support": int(t),
+            }
+            for value, r, a, t in zip(self.values, right, answered, true)
+        }
 
 
 @tasks("multiclass")
@@ -192,8 +203,14 @@ class Multiclass(_Classes):
             occurs = tally[1] + tally[2] > 0
             return (of.f1(*tally) * occurs).sum(1) / occurs.sum(1).clip(min=1)
 
-        found = {"accuracy": of.mean(right), "f1": macro_f1, "log_loss": lambda c: of.ratio(of.mean(losses)(c), seen(c)),
-                 "brier": of.mean(brier), "mcc": lambda c: of.mcc(*counted(c), c.sum(1)), "ece": of.calibration_error(p.max(1), right)}
+        found = {
+            "accuracy": of.mean(right),
+            "f1": macro_f1,
+            "log_loss": lambda c: of.ratio(of.mean(losses)(c), seen(c)),
+            "brier": of.mean(brier),
+            "mcc": lambda c: of.mcc(*counted(c), c.sum(1)),
+            "ece": of.calibration_error(p.max(1), right),
+        }
         if len(self.values) > 5:
             rank = (p > truly[:, None]).sum(1)
             found["top5"] = of.mean((rank < 5) & (y >= 0))
@@ -238,8 +255,12 @@ class Binary(Multiclass):
     def __init__(self, codec: Codec, width: int, *, balance: str = "none", smoothing: float = 0.0, dropout: float = 0.1):
         super().__init__(codec, width, balance=balance, smoothing=smoothing, dropout=dropout)
         if len(self.values) != 2:
-            raise DataError(f"target '{codec.column}'", f"has {len(self.values)} classes", expected="two for the task 'binary'",
-                            fix="use task 'multiclass'")
+            raise DataError(
+                f"target '{codec.column}'",
+                f"has {len(self.values)} classes",
+                expected="two for the task 'binary'",
+                fix="use task 'multiclass'",
+            )
 
     @classmethod
     def claims(cls, codec: Codec) -> float:
@@ -316,8 +337,10 @@ class Multilabel(_Classes):
         return (out.detach().double() / self.temperature.double()).sigmoid().cpu().numpy()
 
     def decode(self, out: Tensor) -> list[dict[str, Any]]:
-        return [{"value": [v for v, q in zip(self.values, row) if q >= 0.5], "probability": dict(zip(self.values, row))}
-                for row in self._probability(out).tolist()]
+        return [
+            {"value": [v for v, q in zip(self.values, row) if q >= 0.5], "probability": dict(zip(self.values, row))}
+            for row in self._probability(out).tolist()
+        ]
 
     def constant(self, rows: int) -> Tensor:
         """The best answer that looks at no input: each label's share of the training rows, as out [rows, C]."""
@@ -336,9 +359,14 @@ class Multilabel(_Classes):
             return of.ratio(np.nansum(areas, 1), np.isfinite(areas).sum(1))
 
         likelihood = np.where(hot, p, 1 - p).clip(min=1e-15)
-        return {"map": mean_precision, "f1_macro": lambda c: of.f1(*counted(c)).mean(1),
-                "f1_micro": lambda c: of.f1(*(t.sum(1) for t in counted(c))), "accuracy": of.mean((said == hot).all(1)),
-                "hamming": of.mean((said != hot).mean(1)), "log_loss": of.mean(-np.log(likelihood).mean(1))}
+        return {
+            "map": mean_precision,
+            "f1_macro": lambda c: of.f1(*counted(c)).mean(1),
+            "f1_micro": lambda c: of.f1(*(t.sum(1) for t in counted(c))),
+            "accuracy": of.mean((said == hot).all(1)),
+            "hamming": of.mean((said != hot).mean(1)),
+            "log_loss": of.mean(-np.log(likelihood).mean(1)),
+        }
 
     def report(self, out: Tensor, truth: Cells) -> dict[str, Any]:
         """{"classes": per label precision, recall, F1, support and average precision (None without a positive row)}."""

@@ -52,14 +52,16 @@ class AudioHub(HubEncoder):
 
     def prepare(self, codec: Codec, made: Any) -> None:
         if "wave" not in codec.filler():
-            raise RecipeError(f"column '{codec.column}'", f"encoder '{self.name}' needs the wave itself",
-                              fix="set the column's option form='wave'")
+            raise RecipeError(
+                f"column '{codec.column}'", f"encoder '{self.name}' needs the wave itself", fix="set the column's option form='wave'"
+            )
         transformers = needs("transformers")
         # the class follows from the model's type, never from a name in a file
         mapping = transformers.models.auto.feature_extraction_auto.FEATURE_EXTRACTOR_MAPPING
         if type(made) not in mapping:
-            raise RecipeError(f"checkpoint of type '{made.model_type}'", "is no audio model",
-                              expected="Wav2Vec2, HuBERT, AST, Whisper, CLAP ...")
+            raise RecipeError(
+                f"checkpoint of type '{made.model_type}'", "is no audio model", expected="Wav2Vec2, HuBERT, AST, Whisper, CLAP ..."
+            )
         kind = mapping[type(made)]
         self.raw = kind is transformers.Wav2Vec2FeatureExtractor
         self.extractor = kind(**self.config["extractor"])
@@ -76,7 +78,7 @@ class AudioHub(HubEncoder):
             rows = (lengths == length).nonzero().squeeze(1)
             found.append((rows, self._states(wave[rows, : min(length, self.most or length)])))
         frames = max((s.shape[1] for _, s in found), default=1)
-        size = found[0][1].shape[2] if found else self.out[0].normalized_shape[0]
+        size = found[0][1].shape[2] if found else self.hidden_size
         states = wave.new_zeros(len(wave), frames, size)
         real = mask.new_zeros(len(wave), frames)
         for rows, s in found:

@@ -24,8 +24,9 @@ def needs(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise RecipeError("a pretrained encoder", f"needs the library {name}, which is not installed",
-                          fix="pip install polyfuse[hub]") from None
+        raise RecipeError(
+            "a pretrained encoder", f"needs the library {name}, which is not installed", fix="pip install polyfuse[hub]"
+        ) from None
 
 
 def find(checkpoint: str, download: bool = False) -> Path:
@@ -36,16 +37,24 @@ def find(checkpoint: str, download: bool = False) -> Path:
     """
     where = f"checkpoint '{checkpoint}'"
     if not isinstance(checkpoint, str) or not checkpoint:
-        raise RecipeError("a pretrained encoder", "has no checkpoint", expected="a local folder or a name on the hub",
-                          fix="write encoder='hub:NAME', or set the option checkpoint")
+        raise RecipeError(
+            "a pretrained encoder",
+            "has no checkpoint",
+            expected="a local folder or a name on the hub",
+            fix="write encoder='hub:NAME', or set the option checkpoint",
+        )
     folder = Path(checkpoint).expanduser()
     if not folder.is_dir():
         folder = _from_hub(checkpoint, where, download)
     if not (folder / "config.json").is_file():
         raise RecipeError(where, "has no config.json", expected="a folder written by save_pretrained of transformers")
     if not any(folder.glob("*.safetensors")):
-        raise RecipeError(where, "has no safetensors weights", expected="model.safetensors (pickled weights are never opened)",
-                          fix="load it once in a place you trust and save_pretrained() it again")
+        raise RecipeError(
+            where,
+            "has no safetensors weights",
+            expected="model.safetensors (pickled weights are never opened)",
+            fix="load it once in a place you trust and save_pretrained() it again",
+        )
     return folder
 
 
@@ -72,8 +81,9 @@ def _from_hub(checkpoint: str, where: str, download: bool) -> Path:
         raise RecipeError(where, "is not on the hub, or not for you", expected="OWNER/NAME of a model you have access to") from None
     except (OSError, RuntimeError) as error:  # no network, offline mode, or simply not in the cache
         if not download:
-            raise RecipeError(where, "is no local folder and not in the local cache, and downloads are off",
-                              fix=f"{fetch}; or set download=true") from None
+            raise RecipeError(
+                where, "is no local folder and not in the local cache, and downloads are off", fix=f"{fetch}; or set download=true"
+            ) from None
         raise RecipeError(where, f"cannot be downloaded ({type(error).__name__})", fix=fetch) from None
 
 
@@ -104,8 +114,12 @@ def make_config(data: dict[str, Any], part: str) -> Any:
     try:
         config = transformers.AutoConfig.for_model(kind, **data)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RecipeError(f"checkpoint of type '{kind}'", f"is not known to transformers {transformers.__version__}",
-                          expected="a text, vision or audio model of that library", fix=str(error).splitlines()[0][:200]) from None
+        raise RecipeError(
+            f"checkpoint of type '{kind}'",
+            f"is not known to transformers {transformers.__version__}",
+            expected="a text, vision or audio model of that library",
+            fix=str(error).splitlines()[0][:200],
+        ) from None
     for one in (config, getattr(config, f"{part}_config", None)):
         for option, off in (("apply_spec_augment", False), ("layerdrop", 0.0), ("encoder_layerdrop", 0.0), ("use_cache", False)):
             if hasattr(one, option):
@@ -124,11 +138,16 @@ def make_network(config: Any, part: str, folder: Path | None) -> nn.Module:
             whole = transformers.AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
         else:
             try:
-                whole = transformers.AutoModel.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True,
-                                                               trust_remote_code=False, dtype=torch.float32)
+                whole = transformers.AutoModel.from_pretrained(
+                    folder, config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+                )
             except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-                raise RecipeError(f"checkpoint '{folder}'", f"cannot be loaded ({str(error).strip().splitlines()[0][:200]})",
-                                  expected="a model of transformers with safetensors weights", fix="fetch it again") from None
+                raise RecipeError(
+                    f"checkpoint '{folder}'",
+                    f"cannot be loaded ({str(error).strip().splitlines()[0][:200]})",
+                    expected="a model of transformers with safetensors weights",
+                    fix="fetch it again",
+                ) from None
     inner = getattr(whole, f"{part}_model", None)  # CLIP, SigLIP, CLAP: one tower of two
     if isinstance(inner, nn.Module):
         return inner
@@ -150,5 +169,3 @@ def quiet() -> Iterator[None]:
         logging_.set_verbosity(level)
         if bars:
             logging_.enable_progress_bar()
-
-

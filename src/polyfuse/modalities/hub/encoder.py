@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...core import Codec, Encoded, Encoder, RecipeError
+from ...core.layers import squeeze
 from .checkpoint import find, make_config, make_network, needs
 
 
@@ -29,8 +29,18 @@ class HubEncoder(Encoder):
     part: ClassVar[str] = ""  # the tower's name in two-tower models
     inputs: ClassVar[tuple[str, ...]] = ()  # what a network of this modality takes
 
-    def __init__(self, codec: Codec, width: int, *, checkpoint: str = "", tune: str | int = "none", lora_rank: int = 8,
-                 tokens: int = 16, download: bool = False, config: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        codec: Codec,
+        width: int,
+        *,
+        checkpoint: str = "",
+        tune: str | int = "none",
+        lora_rank: int = 8,
+        tokens: int = 16,
+        download: bool = False,
+        config: dict[str, Any] | None = None,
+    ):
         super().__init__(codec, width)
         for option, value in (("tokens", tokens), ("lora_rank", lora_rank)):
             if not isinstance(value, int) or value < 1:
@@ -43,18 +53,20 @@ class HubEncoder(Encoder):
         self.prepare(codec, made)
         self.network = make_network(made, self.part, folder)
         if getattr(self.network, "main_input_name", self.inputs[0]) not in self.inputs:
-            raise RecipeError(f"checkpoint of type '{made.model_type}'", f"is no {self.part} model",
-                              fix=f"use it with another encoder than {self.name}")
+            raise RecipeError(
+                f"checkpoint of type '{made.model_type}'", f"is no {self.part} model", fix=f"use it with another encoder than {self.name}"
+            )
         self.frozen = self.tune == "none"
         self.most_tokens = tokens
         self._choose(lora_rank)
-        size = self.hidden(codec.collate([codec.filler()]))[0].shape[-1]
-        self.out = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width))
+        self.hidden_size: int = self.hidden(codec.collate([codec.filler()]))[0].shape[-1]
+        self.out = nn.Sequential(nn.LayerNorm(self.hidden_size), nn.Linear(self.hidden_size, width))
         self.train(self.training)
 
     @classmethod
-    def codec_options(cls, *, checkpoint: str = "", download: bool = False, config: dict[str, Any] | None = None,
-                      **options: Any) -> dict[str, Any]:
+    def codec_options(
+        cls, *, checkpoint: str = "", download: bool = False, config: dict[str, Any] | None = None, **options: Any
+    ) -> dict[str, Any]:
         return dict((config or cls.describe(find(checkpoint, download)))["codec"])
 
     @classmethod
@@ -124,8 +136,11 @@ class HubEncoder(Encoder):
         name, layers = _layers(self.network)
         assert isinstance(self.tune, int), self.tune
         if not 1 <= self.tune <= len(layers):
-            raise RecipeError(f"encoder '{self.name}', option 'tune'", f"is {self.tune}, of a network of {len(layers)} layers",
-                              expected=f"1 to {len(layers)}, none, all or lora")
+            raise RecipeError(
+                f"encoder '{self.name}', option 'tune'",
+                f"is {self.tune}, of a network of {len(layers)} layers",
+                expected=f"1 to {len(layers)}, none, all or lora",
+            )
         for layer in list(layers)[-self.tune :]:
             yield from layer.parameters()
         for owner in {"", name.rpartition(".")[0]}:  # norms behind the last layer
@@ -146,24 +161,7 @@ def _layers(network: nn.Module) -> tuple[str, nn.ModuleList]:
     """The network's stack of layers: the module list that holds most of its parameters."""
     found = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
     if not found:
-        raise RecipeError("a pretrained encoder, option 'tune'", "is a number, and the network has no list of layers",
-                          expected="none, all or lora")
+        raise RecipeError(
+            "a pretrained encoder, option 'tune'", "is a number, and the network has no list of layers", expected="none, all or lora"
+        )
     return max(found, key=lambda item: sum(p.numel() for p in item[1].parameters()))
-
-
-def squeeze(x: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """At most `most` tokens a row: a longer row's neighbours are averaged in groups of (nearly) equal size.
-
-    Shapes:
-        x [P, N, F], mask [P, N] -> x [P, min(N, most), F] with zeros under the mask, mask
-    """
-    x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
-    if mask.shape[1] <= most:
-        return x, mask
-    real = mask.sum(1, keepdim=True)  # [P, 1]: groups follow the row's own length, so that padding changes nothing
-    group = (mask.long().cumsum(1) - 1) * real.clamp(max=most) // real.clamp(min=1)  # [P, N]
-    member = F.one_hot(group.clamp(min=0), most).masked_fill(~mask.unsqueeze(-1), 0)  # [P, N, most]
-    count = member.sum(1)  # [P, most]
-    return torch.einsum("png,pnf->pgf", member.to(x.dtype), x) / count.clamp(min=1).unsqueeze(-1), count > 0
-
-

@@ -45,19 +45,28 @@ class ImageHub(HubEncoder):
     @classmethod
     def describe(cls, folder: Path) -> dict[str, Any]:
         model, how = read_config(folder), read_json(folder, "preprocessor_config.json")
-        tower = model.get("vision_config") if isinstance(model.get("vision_config"), dict) else model
+        tower: Any = model.get("vision_config") if isinstance(model.get("vision_config"), dict) else model
         size = _side(tower.get("image_size")) or _side(how.get("crop_size")) or _side(how.get("size")) or 224
         mean, std = (how.get("image_mean"), how.get("image_std")) if how.get("do_normalize", True) else (0.0, 1.0)
         scale = how.get("rescale_factor", 1 / 255) if how.get("do_rescale", True) else 1.0
         channels = tower.get("num_channels", 3)
-        return {"model": model, "codec": {"size": size, "channels": channels}, "scale": scale,
-                "mean": _each(mean, channels), "std": _each(std, channels)}
+        return {
+            "model": model,
+            "codec": {"size": size, "channels": channels},
+            "scale": scale,
+            "mean": _each(mean, channels),
+            "std": _each(std, channels),
+        }
 
     def prepare(self, codec: Codec, made: Any) -> None:
         shape = codec.filler()["pixels"].shape
         if shape[1] not in (1, self.config["codec"]["channels"]):
-            raise RecipeError(f"column '{codec.column}'", f"has {shape[1]} channels, the checkpoint {self.config['codec']['channels']}",
-                              expected="the same number", fix=f"set the column's option channels={self.config['codec']['channels']}")
+            raise RecipeError(
+                f"column '{codec.column}'",
+                f"has {shape[1]} channels, the checkpoint {self.config['codec']['channels']}",
+                expected="the same number",
+                fix=f"set the column's option channels={self.config['codec']['channels']}",
+            )
         self.register_buffer("mean", torch.tensor(self.config["mean"]).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.config["std"]).view(-1, 1, 1), persistent=False)
 

@@ -47,7 +47,7 @@ class TextHub(HubEncoder):
     @classmethod
     def describe(cls, folder: Path) -> dict[str, Any]:
         model = read_config(folder)
-        tower = model.get("text_config") if isinstance(model.get("text_config"), dict) else model
+        tower: Any = model.get("text_config") if isinstance(model.get("text_config"), dict) else model
         places = tower.get("max_position_embeddings", tower.get("n_positions"))
         if isinstance(places, int) and places % 16 == 2:
             places -= 2  # families that follow RoBERTa (514) count from the padding id on and have two fewer than they name
@@ -58,11 +58,19 @@ class TextHub(HubEncoder):
     def prepare(self, codec: Codec, made: Any) -> None:
         vocabulary = getattr(made, "vocab_size", None) or getattr(getattr(made, "text_config", None), "vocab_size", None)
         if not getattr(codec, "pretrained", False):
-            raise RecipeError(f"column '{codec.column}'", f"encoder '{self.name}' needs the tokens of its checkpoint",
-                              expected="the column's option tokenizer to name the checkpoint's folder", fix="write encoder='hub:NAME'")
-        if vocabulary is None or codec.size > vocabulary:
-            raise RecipeError(f"column '{codec.column}'", f"its tokenizer has {codec.size} tokens, the model {vocabulary}",
-                              expected="a text model with its own tokenizer")
+            raise RecipeError(
+                f"column '{codec.column}'",
+                f"encoder '{self.name}' needs the tokens of its checkpoint",
+                expected="the column's option tokenizer to name the checkpoint's folder",
+                fix="write encoder='hub:NAME'",
+            )
+        size = int(getattr(codec, "size", 0))
+        if vocabulary is None or size > vocabulary:
+            raise RecipeError(
+                f"column '{codec.column}'",
+                f"its tokenizer has {size} tokens, the model {vocabulary}",
+                expected="a text model with its own tokenizer",
+            )
         pad = getattr(made, "pad_token_id", None)
         self.pad = pad if isinstance(pad, int) and 0 <= pad < vocabulary else 0
 
@@ -75,4 +83,4 @@ class TextHub(HubEncoder):
         return torch.as_tensor(states), mask
 
     def _none(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return mask.new_zeros(*mask.shape, self.out[0].normalized_shape[0], dtype=torch.float32), mask
+        return mask.new_zeros(*mask.shape, self.hidden_size, dtype=torch.float32), mask

@@ -65,8 +65,16 @@ class Text(Codec):
     encoder = "text-gru"
     ragged = True
 
-    def __init__(self, column: str, *, vocabulary: int = 8000, longest: int = 256, lowercase: bool = True,
-                 tokenizer: str | None = None, drop: float = 0.1):
+    def __init__(
+        self,
+        column: str,
+        *,
+        vocabulary: int = 8000,
+        longest: int = 256,
+        lowercase: bool = True,
+        tokenizer: str | None = None,
+        drop: float = 0.1,
+    ):
         super().__init__(column)
         for option, value, least in (("vocabulary", vocabulary, _BYTES), ("longest", longest, 1)):
             if not isinstance(value, int) or value < least:
@@ -133,8 +141,9 @@ class Text(Codec):
             # a cut may fall inside a character: only then are its first bytes dropped
             return raw[:most].decode("utf-8-sig") if len(raw) <= most else raw[:most].decode("utf-8-sig", "ignore")
         except UnicodeDecodeError as error:
-            raise self.error(f"has bytes that are not UTF-8, the first at byte {error.start}", expected="UTF-8",
-                             fix="save the table as UTF-8") from None
+            raise self.error(
+                f"has bytes that are not UTF-8, the first at byte {error.start}", expected="UTF-8", fix="save the table as UTF-8"
+            ) from None
 
     def fit(self, values: Iterator[str]) -> None:
         """Learn the subwords, or take the checkpoint's; then the length."""
@@ -217,8 +226,13 @@ def _trained(texts: list[str], vocabulary: int, lowercase: bool) -> Any:
 
     tokenizer = _byte_bpe(lowercase)
     if texts:
-        trainer = trainers.BpeTrainer(vocab_size=vocabulary, min_frequency=2, show_progress=False, max_token_length=32,
-                                      initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            min_frequency=2,
+            show_progress=False,
+            max_token_length=32,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        )
         tokenizer.train_from_iterator(texts, trainer, length=len(texts))
     return tokenizer
 
@@ -242,8 +256,9 @@ def _pretrained(source: str, column: str) -> Any:
         converted = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         return _from_json(converted.backend_tokenizer.to_str(), f"{where}, {source}")
     except (OSError, ValueError, AttributeError, KeyError, ImportError) as error:
-        raise RecipeError(where, f"{source} has no tokenizer that can be used ({_first_line(error)})",
-                          expected="a folder with a tokenizer.json") from None
+        raise RecipeError(
+            where, f"{source} has no tokenizer that can be used ({_first_line(error)})", expected="a folder with a tokenizer.json"
+        ) from None
 
 
 def _from_json(text: str, where: str) -> Any:

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...core import Encoded, Encoder, RecipeError, encoders
-from ...core.layers import AttentionPool, Mlp, Recurrent, Transformer, positions
+from ...core.layers import AttentionPool, Mlp, Recurrent, Transformer, positions, squeeze
 from .codec import Text
 from .word_vectors import subword_vectors
 
@@ -24,8 +23,9 @@ class TextEncoder(Encoder):
 
     modality = "text"
 
-    def __init__(self, codec: Text, width: int, *, tokens: int = 64, dropout: float = 0.2, vectors: str | None = None,
-                 most_words: int = 400_000):
+    def __init__(
+        self, codec: Text, width: int, *, tokens: int = 64, dropout: float = 0.2, vectors: str | None = None, most_words: int = 400_000
+    ):
         super().__init__(codec, width)
         if not isinstance(tokens, int) or tokens < 1:
             raise RecipeError(f"encoder '{self.name}', option 'tokens'", f"is {tokens!r}", expected="a whole number from 1 on")
@@ -74,8 +74,9 @@ class TextBag(TextEncoder):
         one look-up and two sums a subword; (size + buckets) D + 5 D^2 parameters.
     """
 
-    def __init__(self, codec: Text, width: int, *, buckets: int = 16384, dropout: float = 0.2, vectors: str | None = None,
-                 most_words: int = 400_000):
+    def __init__(
+        self, codec: Text, width: int, *, buckets: int = 16384, dropout: float = 0.2, vectors: str | None = None, most_words: int = 400_000
+    ):
         super().__init__(codec, width, tokens=1, dropout=dropout, vectors=vectors, most_words=most_words)
         if not isinstance(buckets, int) or buckets < 1:
             raise RecipeError("encoder 'text-bag', option 'buckets'", f"is {buckets!r}", expected="a whole number from 1 on")
@@ -101,8 +102,17 @@ class TextRecurrent(TextEncoder):
 
     cell = "gru"
 
-    def __init__(self, codec: Text, width: int, *, depth: int = 1, tokens: int = 64, dropout: float = 0.2, vectors: str | None = None,
-                 most_words: int = 400_000):
+    def __init__(
+        self,
+        codec: Text,
+        width: int,
+        *,
+        depth: int = 1,
+        tokens: int = 64,
+        dropout: float = 0.2,
+        vectors: str | None = None,
+        most_words: int = 400_000,
+    ):
         super().__init__(codec, width, tokens=tokens, dropout=dropout, vectors=vectors, most_words=most_words)
         self.recurrent = Recurrent(width, width, depth, self.cell)
         self.norm = nn.LayerNorm(width)
@@ -182,8 +192,18 @@ class TextTransformer(TextEncoder):
         size * D + 12 D^2 parameters a layer and more; quadratic in T.
     """
 
-    def __init__(self, codec: Text, width: int, *, depth: int = 2, heads: int = 4, tokens: int = 64, dropout: float = 0.2,
-                 vectors: str | None = None, most_words: int = 400_000):
+    def __init__(
+        self,
+        codec: Text,
+        width: int,
+        *,
+        depth: int = 2,
+        heads: int = 4,
+        tokens: int = 64,
+        dropout: float = 0.2,
+        vectors: str | None = None,
+        most_words: int = 400_000,
+    ):
         super().__init__(codec, width, tokens=tokens, dropout=dropout, vectors=vectors, most_words=most_words)
         self.transformer = Transformer(width, depth, heads, dropout)
 
@@ -196,21 +216,3 @@ class TextTransformer(TextEncoder):
             depths.append(h := block(h, mask))
         last = self.transformer.norm(h).masked_fill(~mask.unsqueeze(-1), 0.0)
         return self.squeezed(last, mask, first, *depths[:-1])
-
-
-def squeeze(x: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """At most `most` tokens a row: a longer row's neighbours are averaged in groups of (nearly) equal size.
-
-    The groups depend on the row's own number of real tokens, never on the padding, so a row alone gives the same.
-
-    Shapes:
-        x [P, N, F], mask [P, N] -> x [P, min(N, most), F] with zeros under the mask, mask
-    """
-    if mask.shape[1] <= most:
-        return x.masked_fill(~mask.unsqueeze(-1), 0.0), mask
-    real = mask.sum(1, keepdim=True)  # [P, 1]
-    group = (mask.long().cumsum(1) - 1) * real.clamp(max=most) // real.clamp(min=1)  # [P, N]
-    member = F.one_hot(group.clamp(min=0), most).masked_fill(~mask.unsqueeze(-1), 0)  # [P, N, most]
-    count = member.sum(1)  # [P, most]
-    total = torch.einsum("png,pnf->pgf", member.to(x.dtype), x.masked_fill(~mask.unsqueeze(-1), 0.0))
-    return total / count.clamp(min=1).unsqueeze(-1), count > 0
