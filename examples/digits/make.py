@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 SEED, TRAIN_ROWS, MISSING = 7, 1200, 0.12
 SIDE = 16  # pixels
 RATE, SECONDS = 8000, 0.55  # of a recording
-SNR_DB = (-5.0, 4.0)  # speech against noise, at its loudest and its faintest
+SNR_DB = (2.0, 12.0)  # speech against noise, at its loudest and its faintest
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-gb", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
 SPEAKERS = ("m1 m3 m4 m5 m7 f1 f2 f3 f4 f5 klatt2 klatt4 Andy Annie Gene Lee steph quincy").split()
@@ -49,11 +49,11 @@ def spoil_image(pixels: np.ndarray, rng: np.random.Generator) -> Image.Image:
     """8 x 8 real handwriting in 0 .. 16 to a small grey picture that is hard to read."""
     image = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     image = image.rotate(rng.normal(0, 6), Image.Resampling.BILINEAR, translate=tuple(rng.integers(-1, 2, 2).tolist()))
-    x = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))).astype(float) * rng.uniform(0.5, 1.0)
-    high, wide = rng.integers(3, 9, 2)
+    x = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))).astype(float) * rng.uniform(0.5, 1.0)
+    high, wide = rng.integers(3, 8, 2)
     top, left = rng.integers(0, SIDE - high), rng.integers(0, SIDE - wide)
     x[top : top + high, left : left + wide] = rng.uniform(0, 160)  # something lies on the paper
-    return Image.fromarray(np.clip(x + rng.normal(0, 30, x.shape) + 30, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(x + rng.normal(0, 24, x.shape) + 30, 0, 255).astype(np.uint8))
 
 
 def say(word: str, voice: str, rng: np.random.Generator) -> np.ndarray:

@@ -108,6 +108,25 @@ class AttentionPool(nn.Module):
         return torch.einsum("bn,bnd->bd", weights, x), weights
 
 
+class SeriesNorm(nn.Module):
+    """Norm over a row's channels and real steps together, then a scale and shift per channel: x [P, D, T], mask [P, T] -> [P, D, T].
+
+    Source: Wu and He 2018, "Group Normalization", with one group; only real steps count, so padding changes nothing.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width, 1)), nn.Parameter(torch.zeros(width, 1))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        real = mask.unsqueeze(1)
+        count = (mask.sum(1) * x.shape[1]).clamp(min=1).view(-1, 1, 1)
+        x = x.float().masked_fill(~real, 0.0)
+        x = (x - x.sum((1, 2), keepdim=True) / count) * real
+        x = x * (x.square().sum((1, 2), keepdim=True) / count + 1e-5).rsqrt()
+        return x * self.scale + self.shift
+
+
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax over the last dimension's real entries; zeros where a row has none."""
     weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)

@@ -172,20 +172,21 @@ class ConvBlock(nn.Module):
 class PlainConvs(nn.Module):
     """Convolutions from a picture down to a map of about 4 x 4: [P, C, H, W] -> maps, shallow to deep.
 
-    The first halves the picture as it reads it, so that no costly layer runs at full size; each later stage convolves
-    `convs` times and halves by averaging. Source: ours, after VGG (Simonyan and Zisserman 2015).
+    Channels double while the side halves, so that no layer is costly; at full size there is one thin convolution.
+    Source: ours, after VGG (Simonyan and Zisserman 2015), with a norm over a row's whole map (Wu and He 2018).
     """
 
-    def __init__(self, channels: int, size: int, width: int, first: int = 32, convs: int = 2):
+    def __init__(self, channels: int, size: int, width: int, first: int = 16, convs: int = 2):
         super().__init__()
-        count = max(2, round(math.log2(max(size, 8) / 4)))
-        sizes = [*[min(first * 2**i, width) for i in range(count - 1)], width]
-        stages = [nn.Sequential(nn.Conv2d(channels, sizes[0], 5, 2, 2, bias=False), groups(sizes[0]), nn.GELU())]
-        for a, b in zip(sizes, sizes[1:]):
-            layers: list[nn.Module] = []
-            for i in range(convs):
-                layers += [nn.Conv2d(a if i == 0 else b, b, 3, 1, 1, bias=False), groups(b), nn.GELU()]
-            stages.append(nn.Sequential(*layers, nn.AvgPool2d(2)))
+        self.halvings = max(2, round(math.log2(max(size, 8) / 4)))
+        sizes = [max(min(first, width), width // 2 ** (self.halvings - i)) for i in range(self.halvings)]
+        stages, inputs = [], channels
+        for at, outputs in enumerate([*sizes, width]):
+            layers: list[nn.Module] = [nn.AvgPool2d(2)] if at else []
+            for _ in range(convs if 0 < at < self.halvings else 1):
+                layers += [nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.GroupNorm(1, outputs), nn.GELU()]
+                inputs = outputs
+            stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -197,7 +198,7 @@ class PlainConvs(nn.Module):
 
     def side(self, size: int) -> int:
         """Of the last map."""
-        return (size + 1) // 2 // 2 ** (len(self.stages) - 1)
+        return size // 2**self.halvings
 
 
 def as_tokens(maps: Tensor) -> Tensor:

@@ -150,8 +150,8 @@ class ImageCnn(_ImageEncoder):
     Source: ours, after VGG (Simonyan and Zisserman 2015) with group norm (Wu and He 2018).
 
     Args:
-        first: channels of the first stage; each stage doubles them up to D.
-        convs: convolutions of each later stage; 1 halves the time.
+        first: fewest channels of a stage; the last has D, each before it half as many.
+        convs: convolutions of a stage between the first and the last.
         dropout: on the tokens.
     Shapes:
         pixels [P, K, C, S, S] -> tokens [P, K * (about 16), D]
@@ -159,7 +159,7 @@ class ImageCnn(_ImageEncoder):
         about 10 * D^2 parameters.
     """
 
-    def __init__(self, codec: ImageCodec, width: int, *, first: int = 32, convs: int = 2, dropout: float = 0.1):
+    def __init__(self, codec: ImageCodec, width: int, *, first: int = 16, convs: int = 2, dropout: float = 0.1):
         super().__init__(codec, width)
         self.stages = PlainConvs(codec.channels, codec.size, width, first, convs)
         self.dropout = dropout

@@ -163,7 +163,7 @@ class _VideoEncoder(Encoder):
     def __init__(self, codec: VideoCodec, width: int, first: int):
         super().__init__(codec, width)
         self.mean, self.std = codec.mean, codec.std
-        self.stages = PlainConvs(codec.channels, codec.size, width, first, convs=1)
+        self.stages = PlainConvs(codec.channels, codec.size, width, first)
         side = self.stages.side(codec.size)
         self.enter = nn.Linear(width * side * side, width)
 
@@ -183,7 +183,7 @@ class VideoGru(_VideoEncoder):
     Source: Donahue et al. 2015, "Long-term Recurrent Convolutional Networks for Visual Recognition and Description".
 
     Args:
-        first: channels of the first stage of the frame network.
+        first: fewest channels of a stage of the frame network.
         depth, dropout: of the recurrent layers.
     Shapes:
         pixels [P, T, C, S, S] -> tokens [P, T, D]
@@ -191,7 +191,7 @@ class VideoGru(_VideoEncoder):
         about 30 * D^2 parameters; the frame network runs T times.
     """
 
-    def __init__(self, codec: VideoCodec, width: int, *, first: int = 24, depth: int = 1, dropout: float = 0.1):
+    def __init__(self, codec: VideoCodec, width: int, *, first: int = 16, depth: int = 1, dropout: float = 0.1):
         super().__init__(codec, width, first)
         self.recurrent = Recurrent(width, width, depth, "gru", dropout)
         self.norm = nn.LayerNorm(width)
@@ -209,7 +209,7 @@ class VideoTransformer(_VideoEncoder):
     With many clips. Source: Neimark et al. 2021, "Video Transformer Network", section 3.
 
     Args:
-        first: channels of the first stage of the frame network.
+        first: fewest channels of a stage of the frame network.
         depth, heads, dropout: of the transformer.
     Shapes:
         pixels [P, T, C, S, S] -> tokens [P, T, D]
@@ -217,7 +217,7 @@ class VideoTransformer(_VideoEncoder):
         (27 + 12 * depth) * D^2 parameters; the frame network runs T times.
     """
 
-    def __init__(self, codec: VideoCodec, width: int, *, first: int = 24, depth: int = 2, heads: int = 4, dropout: float = 0.1):
+    def __init__(self, codec: VideoCodec, width: int, *, first: int = 16, depth: int = 2, heads: int = 4, dropout: float = 0.1):
         super().__init__(codec, width, first)
         self.transformer = Transformer(width, depth, heads, dropout)
         self.most_tokens = codec.frames
@@ -235,7 +235,7 @@ class VideoPool(_VideoEncoder):
     Classification with Convolutional Neural Networks" (late fusion over time).
 
     Args:
-        first: channels of the first stage of the frame network.
+        first: fewest channels of a stage of the frame network.
         dropout: on the token.
     Shapes:
         pixels [P, T, C, S, S] -> tokens [P, 1, D]
@@ -243,7 +243,7 @@ class VideoPool(_VideoEncoder):
         about 27 * D^2 parameters; the frame network runs T times.
     """
 
-    def __init__(self, codec: VideoCodec, width: int, *, first: int = 24, dropout: float = 0.1):
+    def __init__(self, codec: VideoCodec, width: int, *, first: int = 16, dropout: float = 0.1):
         super().__init__(codec, width, first)
         self.dropout = dropout
 
