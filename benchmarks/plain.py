@@ -65,7 +65,7 @@ class PlainLoop:
 
     def inputs(self, row: dict[str, str]) -> Inputs:
         image = Image.open(self.base / row["image"]).convert("RGB").resize((self.side, self.side), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, None]  # one picture of the one row
         ids = torch.tensor([self.tokenizer.encode(row["text"]).ids[: self.length]], dtype=torch.int32)
         value = (np.array([float(row[c]) for c in self.numbers], np.float32) - self.mean) / self.deviation
         index = [[self.index[c][row[c]] for c in self.categories]]
@@ -75,7 +75,11 @@ class PlainLoop:
             "index": torch.tensor(index),
             "present": torch.ones(1, members, dtype=torch.bool),
         }
-        return [{"pixels": pixels}, {"ids": ids, "mask": torch.ones(ids.shape, dtype=torch.bool)}, table]
+        return [
+            {"pixels": pixels, "mask": torch.ones(1, 1, dtype=torch.bool)},
+            {"ids": ids, "mask": torch.ones(ids.shape, dtype=torch.bool)},
+            table,
+        ]
 
     @torch.inference_mode()
     def predict(self, row: dict[str, str]) -> dict[str, object]:

@@ -34,7 +34,7 @@ def last_cycle_rmse(bundle: pf.Bundle, folder: Path, rows: int | None) -> float:
     """Against the true remaining life, not the capped one it was trained on, at each engine's last cycle."""
     table = pf.read(folder / "test.csv")
     unit, cycle, rul, last = (table.column(c).to_pylist() for c in ("unit", "cycle", "rul", "is_last"))
-    truth = {(u, c): r for u, c, r, end in zip(unit, cycle, rul, last) if end}
+    truth = {(u, c): float(r) for u, c, r, end in zip(unit, cycle, rul, last) if end in (1, True, "1", "True", "true")}
     answers = bundle.predict(folder / "test.csv")
     where = zip(answers.carried["unit"], answers.carried["cycle"])
     errors = [value - truth[at] for at, value in zip(where, answers.values()) if at in truth]

@@ -89,7 +89,7 @@ def test_a_half_written_entry_is_never_used(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.write("ab" * 20, "c", Words("c"), killed())
+        store.write("start", lambda: "ab" * 20, "c", Words("c"), killed())
     assert store.find("ab" * 20) is None and not store.entries() and not list(tmp_path.glob("tmp-*"))
 
 

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch.nn import functional as F
 from .draws import Draws
 
 MOST_PIXELS = 100_000_000  # of one picture; a larger one is refused by its header
+_EXIF_WITHIN = 2**17  # bytes from the start in which a camera writes its metadata
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
 
 Refuse = Callable[..., Exception]
 
 
 def open_picture(data: bytes, refuse: Refuse) -> Any:
-    """A Pillow image whose header was read; its pixels are not decoded yet.
+    """A picture whose header was read; its pixels are not decoded yet: a Pillow image, or a `Jpeg`.
 
     Args:
         refuse: makes the error from (what, expected=, fix=).
@@ -29,6 +31,9 @@ def open_picture(data: bytes, refuse: Refuse) -> Any:
 
     if not data:
         raise refuse("the file is empty (zero bytes)", expected="a picture")
+    jpeg = _jpeg(data) if data.startswith(b"\xff\xd8\xff") else None
+    if jpeg is not None:
+        return jpeg
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
@@ -46,15 +51,84 @@ def open_picture(data: bytes, refuse: Refuse) -> Any:
     return picture
 
 
+@dataclass(frozen=True)
+class Jpeg:
+    """A JPEG that libjpeg-turbo decodes straight to a smaller size, several times as fast as whole.
+
+    Attributes:
+        size: width and height as stored.
+        mode: "L" or "RGB".
+        orientation: EXIF's, 1 to 8.
+    """
+
+    data: bytes
+    size: tuple[int, int]
+    mode: str
+    orientation: int
+    format = "JPEG"
+
+    def decoded(self, size: int, channels: int) -> np.ndarray | None:
+        """[height, width] or [height, width, 3] uint8 of at least `size` a side where it has that; None where it is broken."""
+        import simplejpeg
+
+        try:
+            pixels = simplejpeg.decode_jpeg(
+                self.data, "GRAY" if channels == 1 else "RGB", min_height=size, min_width=size, min_factor=2, strict=True
+            )
+        except ValueError:
+            return None
+        return _upright(pixels[..., 0] if channels == 1 else pixels, self.orientation)
+
+    def by_pillow(self) -> Any:
+        """The same picture for Pillow, which says better what is wrong with it."""
+        from PIL import Image
+
+        return Image.open(BytesIO(self.data))
+
+
+def _jpeg(data: bytes) -> Jpeg | None:
+    """None where Pillow must read it: CMYK, a broken header, or more pixels than are allowed."""
+    import simplejpeg
+
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colours not in ("Gray", "YCbCr", "RGB") or not 0 < height * width <= MOST_PIXELS:
+        return None
+    orientation = 1
+    if b"Exif\0\0" in data[:_EXIF_WITHIN]:
+        from PIL import Image
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken metadata beside good pixels is no news to a user
+            try:
+                orientation = int(Image.open(BytesIO(data)).getexif().get(0x0112, 1))
+            except Exception:  # noqa: BLE001  metadata is hostile input to a parser with many ways to fail
+                orientation = 1
+    return Jpeg(data, (width, height), "L" if colours == "Gray" else "RGB", orientation)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    quarters = {3: 2, 5: -1, 6: -1, 7: 1, 8: 1}.get(orientation, 0)
+    pixels = np.rot90(pixels, quarters) if quarters else pixels
+    return pixels[:, ::-1] if orientation in (2, 5, 7) else pixels[::-1] if orientation == 4 else pixels
+
+
 def pixels_of(picture: Any, size: int, channels: int, refuse: Refuse) -> np.ndarray:
     """Decode, turn upright, scale: [channels, size, size] uint8. The aspect is not kept; every picture fills the square."""
     from PIL import Image, ImageOps
 
+    if isinstance(picture, Jpeg):
+        pixels = picture.decoded(size, channels)
+        if pixels is not None:
+            if pixels.shape[:2] != (size, size):
+                pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
+            return pixels.reshape(size, size, channels).transpose(2, 0, 1)
+        picture = picture.by_pillow()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken metadata beside good pixels is no news to a user
-            if picture.format == "JPEG":
-                picture.draft("L" if channels == 1 else "RGB", (2 * size, 2 * size))
+            warnings.simplefilter("ignore")
             if picture.getexif().get(0x0112, 1) != 1:
                 picture = ImageOps.exif_transpose(picture)
             picture = _eight_bits(picture)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,9 @@ class Opener:
     def __init__(self, base: Path | None, allow_outside: bool = False, most_bytes: int = 512 * 2**20):
         self.base = Path(base or Path.cwd())
         self.root = self.base.resolve()
+        self._base = str(self.base)
         self.allow_outside, self.most_bytes = allow_outside, most_bytes
+        self._folders: dict[str, bool] = {}
 
     def open(self, raw: Any, codec: Codec) -> Any:
         """What `codec.read` gets: for a media codec the file's bytes in place of its path.
@@ -100,24 +104,41 @@ class Opener:
             raise codec.error(f"is an address ({text[:80]!r})", expected="a path of a file", fix="download the file first")
         if "\0" in text or len(text) > 4096:
             raise codec.error(f"holds {text[:40]!r}", expected="a path of a file")
-        path = self.base / text
+        path = os.path.join(self._base, text)
         try:
-            if not self.allow_outside and not path.resolve().is_relative_to(self.root):
+            about = os.lstat(path)
+            link = stat.S_ISLNK(about.st_mode)
+            if not self.allow_outside and not self._inside(path, link):
                 raise codec.error(f"leads outside the table's folder ({text!r})", fix="move the file, or give --allow-outside")
-            if path.is_dir():
+            if link:
+                about = os.stat(path)
+            if stat.S_ISDIR(about.st_mode):
                 raise codec.error(f"is a folder ({text!r})", expected="a file")
-            if not path.is_file():
-                raise codec.error(
-                    f"there is no file {text!r}", expected=f"a path relative to {self.base.name or self.base}", fix=self._near(path)
-                )
-            size = path.stat().st_size
-            if size == 0:
+            if not stat.S_ISREG(about.st_mode):
+                raise codec.error(f"is no plain file ({text!r})", expected="a file")  # a pipe would wait for ever
+            if about.st_size == 0:
                 raise codec.error(f"the file {text!r} is empty (zero bytes)")
-            if size > self.most_bytes:
-                raise codec.error(f"the file {text!r} has {size / 2**20:.0f} MB", expected=f"at most {self.most_bytes / 2**20:.0f} MB")
-            return path.read_bytes()
+            if about.st_size > self.most_bytes:
+                raise codec.error(
+                    f"the file {text!r} has {about.st_size / 2**20:.0f} MB", expected=f"at most {self.most_bytes / 2**20:.0f} MB"
+                )
+            with open(path, "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise codec.error(
+                f"there is no file {text!r}", expected=f"a path relative to {self.base.name or self.base}", fix=self._near(Path(path))
+            ) from None
         except OSError as error:
             raise codec.error(f"cannot open {text[:80]!r} ({error.strerror})", expected="a readable file") from None
+
+    def _inside(self, path: str, link: bool) -> bool:
+        """Whether the path, links followed, lies below the base folder; folders that many cells share are followed once."""
+        folder, name = os.path.split(path)
+        if link or name in ("", ".", ".."):
+            return Path(path).resolve().is_relative_to(self.root)
+        if folder not in self._folders:
+            self._folders[folder] = Path(folder).resolve().is_relative_to(self.root)
+        return self._folders[folder]
 
     @staticmethod
     def _near(path: Path) -> str:

@@ -3,8 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from .table import Table
 from .window import WindowIndex
 
 Tick = Callable[[int], None]
+_FIRST = 32  # cells by which a column is known again before all of it is read
 _ESTIMATE = 16  # cells measured to say beforehand what room a column will take
 
 
@@ -65,15 +65,25 @@ def fit_codec(source: Source, column: Column, codec: Codec, rows: np.ndarray) ->
 
 
 def prepare(source: Source, column: Column, codec: Codec, store: Store, tick: Tick | None = None) -> Prepared:
-    """Every cell of a column read, cleaned and stored; at once where the store has it already."""
-    index, order, known, refused = _digests(source, column, codec, tick)
-    key = key_of(codec, column.options, order)
-    folder = store.find(key)
+    """Every cell of a column read, cleaned and stored; at once where the store has it already.
+
+    Only a table that begins like one that was prepared before is worth a pass that just looks at the content; any other
+    is opened once, and looked at, read and cleaned in the same pass.
+    """
+    start, folder = _start(source, column, codec), None
+    if store.begun(start):
+        seen = _Seen(np.full(len(source), -1, np.int64))
+        for _ in _pass(source, column, codec, seen, False, tick):
+            pass
+        folder = store.find(key_of(codec, column.options, seen.known))
     if folder is None:
-        store.check_room(column.name, _room(source, column, codec, index, len(order)))
-        folder = store.write(key, column.name, codec, _cleaned(source, column, codec, index, order, tick))
+        store.check_room(column.name, _room(source, column, codec))
+        seen = _Seen(np.full(len(source), -1, np.int64))
+        values = _pass(source, column, codec, seen, True, tick)
+        folder = store.write(start, lambda: key_of(codec, column.options, seen.known), column.name, codec, values)
     arrays, offsets, bad, digests = open_entry(folder)
-    # units are stored in order of first occurrence with the refused ones left out
+    index, order, refused = seen.index, list(seen.known), seen.refused
+    # units are stored in about the order of first occurrence, the refused ones left out
     place = np.full(len(order) + 1, -1, np.int64)  # the last entry serves the missing cells' -1
     position = {d: i for i, d in enumerate(digests)}
     for unit, d in enumerate(order):
@@ -86,75 +96,90 @@ def prepare(source: Source, column: Column, codec: Codec, store: Store, tick: Ti
     return Prepared(place[index], arrays, offsets, refused)
 
 
-def _digests(source: Source, column: Column, codec: Codec, tick: Tick | None) -> tuple[np.ndarray, list[bytes], dict, dict[int, str]]:
-    """One pass over the cells: which distinct content each row has. -> index [rows], distinct digests, refused."""
-    index = np.full(len(source), -1, np.int64)
-    known: dict[bytes, int] = {}
-    refused: dict[int, str] = {}
+@dataclass
+class _Seen:
+    """What a pass over a column found.
+
+    Attributes:
+        index: [rows] which distinct content each row has; -1 = missing or not to be opened.
+        known: {digest: its number}, in order of first occurrence.
+        refused: {row: why} of cells that could not even be opened.
+    """
+
+    index: np.ndarray
+    known: dict[bytes, int] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+def _pass(source: Source, column: Column, codec: Codec, seen: _Seen, clean: bool, tick: Tick | None) -> Iterator[tuple[bytes, Any]]:
+    """One pass over the cells. Fills `seen`; with `clean`, yields each distinct cell's digest and its value or why it is refused."""
+
+    claimed: dict[bytes, object] = {}  # which thread's turn cleans a content that recurs; setdefault is atomic
 
     def work(chunk: list[Any]) -> list[Any]:
         out: list[Any] = []
         for raw in chunk:
             try:
-                out.append(None if raw is None else digest(source.opener.open(raw, codec)))
+                opened = None if raw is None else source.opener.open(raw, codec)
+                key = None if opened is None else digest(opened)
             except DataError as error:
                 out.append(error)
+                continue
+            turn = object()
+            mine = clean and key is not None and claimed.setdefault(key, turn) is turn
+            out.append(None if key is None else (key, _cleaned(codec, opened) if mine else None))
         return out
 
-    threads = source.threads if codec.media else 1
+    threads = source.threads if codec.media or clean else 1
     for row, found in enumerate(in_order(work, source.raw(column), threads)):
         if isinstance(found, DataError):
-            refused[row] = str(_located(found, column, source, row))
+            seen.refused[row] = str(_located(found, column, source, row))
         elif found is not None:
-            index[row] = known.setdefault(found, len(known))
+            key, value = found
+            seen.index[row] = seen.known.setdefault(key, len(seen.known))
+            if value is not None:
+                yield key, value
         if tick and row % 64 == 63:
             tick(64)
-    return index, list(known), known, refused
 
 
-def _cleaned(
-    source: Source, column: Column, codec: Codec, index: np.ndarray, order: list[bytes], tick: Tick | None
-) -> Iterator[tuple[bytes, Value | DataError]]:
-    """Each distinct cell read and cleaned, in order of first occurrence."""
-    _, first = np.unique(index, return_index=True)
-    rows = np.sort(first[index[first] >= 0])
-
-    def work(chunk: list[tuple[int, Any]]) -> list[tuple[bytes, Value | DataError | None]]:
-        out: list[tuple[bytes, Value | DataError | None]] = []
-        for row, raw in chunk:
-            try:
-                value = source.read(codec, raw)
-                out.append((order[index[row]], None if value is None else codec.clean(value)))
-            except DataError as error:
-                out.append((order[index[row]], error))
-        return out
-
-    pairs = zip(rows.tolist(), source.raw(column, rows))
-    for done, (key, value) in enumerate(in_order(work, pairs, source.threads)):
-        if value is not None:  # a cell that turns out to be missing ("   " as text) is simply not stored
-            yield key, value
-        if tick and done % 64 == 63:
-            tick(64)
+def _cleaned(codec: Codec, opened: Any) -> Value | DataError | None:
+    """None for a cell that turns out to be missing ("   " as text): it is not stored."""
+    try:
+        value = codec.read(opened)
+        return None if value is None else codec.clean(value)
+    except DataError as error:
+        return error
 
 
-def _room(source: Source, column: Column, codec: Codec, index: np.ndarray, units: int) -> int:
-    """About how many bytes the column will take, from a few cells spread over it."""
-    rows = np.flatnonzero(index >= 0)
-    sample = rows[:: max(1, len(rows) // _ESTIMATE)][:_ESTIMATE]
-    sizes = []
+def _start(source: Source, column: Column, codec: Codec) -> str:
+    """A key of the column's first cells: what a column that was prepared before must share."""
+    rows = np.arange(min(_FIRST, len(source)))
+    digests = []
+    for raw in source.raw(column, rows):
+        try:
+            digests.append(b"" if raw is None else digest(source.opener.open(raw, codec)))
+        except DataError:
+            digests.append(b"!")
+    return key_of(codec, column.options, digests)
+
+
+def _room(source: Source, column: Column, codec: Codec) -> int:
+    """About how many bytes the column will take at most, from a few cells spread over it."""
+    sample = np.unique(np.linspace(0, max(len(source) - 1, 0), min(_ESTIMATE, len(source))).astype(np.int64))
+    sizes = [0]
     for raw in source.raw(column, sample):
         try:
             value = source.read(codec, raw)
             sizes.append(0 if value is None else sum(a.nbytes for a in codec.clean(value).values()))
         except DataError:
             continue
-    return int(np.mean(sizes) * units) if sizes else 0
+    return int(sum(sizes) / max(len(sample), 1) * len(source))
 
 
 def room_text(source: Source, column: Column, codec: Codec) -> str:
     """What a column would take in the store, in words, before anything is prepared."""
-    count = sum(1 for _ in islice(source.raw(column), len(source)))
-    return size_text(_room(source, column, codec, np.arange(count), count))
+    return size_text(_room(source, column, codec))
 
 
 def read_tabular(

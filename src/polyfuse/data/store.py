@@ -138,7 +138,7 @@ class Store:
     def clear(self) -> int:
         """Remove everything, half-written entries too; returns the bytes freed."""
         freed = sum(e["bytes"] for e in self.entries())
-        for folder in [*self.root.glob("??"), *self.root.glob("tmp-*")]:
+        for folder in [*self.root.glob("??"), *self.root.glob("tmp-*"), self.root / "starts"]:
             shutil.rmtree(folder, ignore_errors=True)
         return freed
 
@@ -173,16 +173,30 @@ class Store:
         self._used.add(folder)
         return folder
 
-    def write(self, key: str, column: str, codec: Codec, values: Iterable[tuple[bytes, Value | DataError]]) -> Path:
-        """Build an entry from (digest, cleaned value or the reason it is refused), and put it in its place."""
-        folder = self.root / key[:2] / key
-        temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=self.root))
+    def begun(self, start: str) -> bool:
+        """Whether something that begins like this was ever prepared here."""
+        return (self.root / "starts" / start).is_file()
+
+    def write(
+        self, start: str, key: Callable[[], str], column: str, codec: Codec, values: Iterable[tuple[bytes, Value | DataError]]
+    ) -> Path:
+        """Build an entry from (digest, cleaned value or the reason it is refused), and put it in its place.
+
+        Args:
+            start: by which `begun` will know that it is worth looking for.
+            key: the entry's name; asked for when all values were taken.
+        """
+        folder, temporary = None, None
         try:
+            temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=self.root))
             _write_units(temporary, column, codec, values)
+            folder = self.root / key()[:2] / key()
             folder.parent.mkdir(exist_ok=True, mode=0o700)
+            (self.root / "starts").mkdir(exist_ok=True, mode=0o700)
+            (self.root / "starts" / start).touch()
             os.replace(temporary, folder)
         except OSError as error:
-            if not (folder / "meta.json").is_file():  # else: another process was first, and its entry is as good
+            if folder is None or not (folder / "meta.json").is_file():  # else: another process was first, and its entry is as good
                 raise DataError(
                     f"store {self.root}",
                     f"cannot be written ({error.strerror})",
@@ -190,7 +204,8 @@ class Store:
                     fix="free room, `polyfuse cache --clear`, or set POLYFUSE_CACHE to another folder",
                 ) from None
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
         self._used.add(folder)
         self.trim()
         return folder
