@@ -53,11 +53,11 @@ def main() -> None:
     if not Path("/proc/self/status").exists():
         print("memory.py reads /proc, which this system does not have: nothing measured")
         return
-    rows, repeats = (100, 1) if quick else (1000, 3)
+    rows, repeats = (300, 1) if quick else (1000, 3)
     report = Report(__file__, quick)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        small, large = (mixed(folder / f"{count}.csv", count, side=32) for count in (rows, 20 * rows))
+        small, large = (mixed(folder / f"{count}.csv", count, side=32, distinct=300 if quick else None) for count in (rows, 20 * rows))
         found: dict[str, list[dict[str, float]]] = {"small": [], "large": []}
         for turn in range(repeats):
             found["small"].append(peak_mb(small, folder / f"cache-s{turn}"))

@@ -2,11 +2,8 @@
 
 import pytest
 
-import polyfuse as pf
 from polyfuse import contract
 from polyfuse.core import RecipeError
-
-pf.Bundle  # noqa: B018  loading it fills the registries
 
 ALL = list(contract.all_checks())
 

@@ -29,6 +29,7 @@ ORDER = (
     "explain",
     "recipe",
     "plugins",
+    "parts",
     "look",
     "tracking",
     "bundle",

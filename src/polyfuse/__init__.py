@@ -7,7 +7,9 @@
 The names below are loaded when they are first used, so that `import polyfuse` takes no time.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -60,9 +62,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'polyfuse' has no attribute {name!r}")
-    for parts in ("modalities", "fusions", "tasks"):
-        import_module(f".{parts}", __name__)
-    import_module(".plugins", __name__).load_entry_points()
+    import_module(".parts", __name__)
     value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
     globals()[name] = value
     return value
@@ -70,3 +70,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_WHERE])
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Importing `polyfuse.fit` would put that module in place of the function `fit`: the function stays."""
+        super().__setattr__(name, getattr(value, name) if name in _WHERE and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import __version__
+from . import parts as _parts  # noqa: F401  fills the registries
 from .core import BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean, encoders
 from .data import Opener, Table, read, windows, write
 from .data.cells import raw_values

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import parts as _parts  # noqa: F401  fills the registries
 from .core import (
     Cells,
     Codec,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from . import parts as _parts  # noqa: F401  fills the registries
 from .data import Looked, parse_window, read
 from .data import look as infer
 

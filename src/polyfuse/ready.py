@@ -1,10 +1,13 @@
 """From a table to something a learner can start from: split, codecs fitted, every cell prepared, the network made."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from .bundle import Bundle, build
@@ -67,7 +70,16 @@ def make_ready(run: Run, val_table: Table | None = None) -> Ready:
     if val_table is not None:
         data, held = _joined(data, _dataset(run, _source(run, val_table), fitted, "validation rows"))
     held = _labelled(run, data, held, "validation", required=False)
+    _give_back()
     return Ready(run, fitted, data, rows, held)
+
+
+def _give_back() -> None:
+    """Return to the system what reading and preparing freed: it grows with the table, and training needs none of it."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc keeps freed pages otherwise
+    if trim is not None:
+        trim(0)
 
 
 def new_bundle(ready: Ready) -> Bundle:
@@ -107,7 +119,7 @@ def _dataset(run: Run, source: Source, fitted: dict[str, Codec], label: str) -> 
     views = views_of(run.schema, fitted)
     prepared: dict[str, Any] = {}
     refused: dict[str, dict[int, str]] = {}
-    with run.progress.bar(f"preparing {label}", 2 * len(source) * len(views)) as bar:
+    with run.progress.bar(f"preparing {label}", len(source) * len(views)) as bar:
         for view, codec in views.items():
             bar.about(view)
             if isinstance(codec, TableCodec):

@@ -1,6 +1,7 @@
 """What pictures and clips share: decoding one picture safely, the frame network, augmentation in one resampling."""
 
 import math
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def _jpeg(data: bytes) -> Jpeg | None:
             warnings.simplefilter("ignore")  # broken metadata beside good pixels is no news to a user
             try:
                 orientation = int(Image.open(BytesIO(data)).getexif().get(0x0112, 1))
-            except Exception:  # noqa: BLE001  metadata is hostile input to a parser with many ways to fail
+            except (OSError, ValueError, SyntaxError, LookupError, TypeError, ArithmeticError, struct.error):
                 orientation = 1
     return Jpeg(data, (width, height), "L" if colours == "Gray" else "RGB", orientation)
 

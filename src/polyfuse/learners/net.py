@@ -341,7 +341,7 @@ class _Swapped:
 
 @torch.inference_mode()
 def outputs(
-    model: Model, data: Dataset, rows: np.ndarray, device: Any = "cpu", batch: int = 256
+    model: Model, data: Dataset, rows: np.ndarray, device: Any = "cpu", batch: int = 128
 ) -> tuple[dict[str, Tensor], dict[str, Cells]]:
     """The model's outs and the truth of these rows: {target: out [rows, ...]}, {target: Cells}."""
     model.eval()

@@ -1,0 +1,8 @@
+"""Importing this fills the registries: the built-in parts, then those of installed packages."""
+
+from . import fusions, modalities, tasks
+from .plugins import load_entry_points
+
+load_entry_points()
+
+__all__ = ["fusions", "modalities", "tasks"]
