@@ -1,8 +1,10 @@
 """One registry class, one instance per noun. A part is filed under a name; its signature is its list of options."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from types import UnionType
+from typing import Any, Generic, TypeVar, get_origin
 
 from .errors import RecipeError, did_you_mean
 
@@ -70,6 +72,7 @@ class Registry(Generic[T]):
         """Make the part `part` from positional context and checked options."""
         cls = self.get(part)
         check_options(f"{self.noun} '{part}'", options, option_names(cls))
+        check_values(f"{self.noun} '{part}'", options, cls)
         return cls(*context, **options)
 
 
@@ -89,6 +92,24 @@ def check_options(where: str, given: Iterable[str], known: Iterable[str]) -> Non
                 expected=f"one of {', '.join(known) or 'none: it has no options'}",
                 fix=did_you_mean(option, known),
             )
+
+
+def check_values(where: str, given: dict[str, Any], cls: Callable) -> None:
+    """Refuse a value of another type than the option's, a negative number, a zero where the default is 1 or more, a dropout of 1."""
+    parameters = inspect.signature(cls).parameters
+    for option, value in given.items():
+        annotation, default = parameters[option].annotation, parameters[option].default
+        kinds = annotation if isinstance(annotation, type | UnionType) and not get_origin(annotation) else object
+        least = 1 if isinstance(default, int) and default > 0 else 0
+        most = 1.0 if option == "dropout" else math.inf
+        if kinds in (int, float):
+            whole = kinds is int
+            good = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and least <= value < most
+            expected = f"a {'whole ' * whole}number from {least} on" + (", below 1" if most == 1 else "")
+        else:
+            good, expected = isinstance(value, kinds), getattr(kinds, "__name__", str(kinds)).replace("NoneType", "None")
+        if not good:
+            raise RecipeError(f"{where}, option '{option}'", f"is {value!r}", expected=expected)
 
 
 codecs: Registry = Registry("modality")

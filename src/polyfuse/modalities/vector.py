@@ -242,8 +242,6 @@ class VectorTokens(Encoder):
 
     def __init__(self, codec: Vector, width: int, *, tokens: int = 8):
         super().__init__(codec, width)
-        if not isinstance(tokens, int) or tokens < 1:
-            raise RecipeError("encoder 'vector-tokens', option 'tokens'", f"is {tokens!r}", expected="a whole number from 1 on")
         length = len(codec.mean)
         self.piece = -(-length // min(tokens, length))  # components of a piece, the last one filled up with absent ones
         self.most_tokens = -(-length // self.piece)

@@ -42,9 +42,6 @@ class HubEncoder(Encoder):
         config: dict[str, Any] | None = None,
     ):
         super().__init__(codec, width)
-        for option, value in (("tokens", tokens), ("lora_rank", lora_rank)):
-            if not isinstance(value, int) or value < 1:
-                raise RecipeError(f"encoder '{self.name}', option '{option}'", f"is {value!r}", expected="a whole number from 1 on")
         self.tune = _tune(self.name, tune)
         self.codec = codec
         folder = None if config else find(checkpoint, download)

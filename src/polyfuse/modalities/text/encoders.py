@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ...core import Encoded, Encoder, RecipeError, encoders
+from ...core import Encoded, Encoder, encoders
 from ...core.layers import AttentionPool, Mlp, Recurrent, Transformer, positions, squeeze
 from .codec import Text
 from .word_vectors import subword_vectors
@@ -27,8 +27,6 @@ class TextEncoder(Encoder):
         self, codec: Text, width: int, *, tokens: int = 64, dropout: float = 0.2, vectors: str | None = None, most_words: int = 400_000
     ):
         super().__init__(codec, width)
-        if not isinstance(tokens, int) or tokens < 1:
-            raise RecipeError(f"encoder '{self.name}', option 'tokens'", f"is {tokens!r}", expected="a whole number from 1 on")
         self.codec, self.vectors, self.most_words = codec, vectors, most_words
         self.most_tokens = min(tokens, codec.length)
         self.dropout = nn.Dropout(dropout)
@@ -78,8 +76,6 @@ class TextBag(TextEncoder):
         self, codec: Text, width: int, *, buckets: int = 16384, dropout: float = 0.2, vectors: str | None = None, most_words: int = 400_000
     ):
         super().__init__(codec, width, tokens=1, dropout=dropout, vectors=vectors, most_words=most_words)
-        if not isinstance(buckets, int) or buckets < 1:
-            raise RecipeError("encoder 'text-bag', option 'buckets'", f"is {buckets!r}", expected="a whole number from 1 on")
         self.pairs = nn.Embedding(buckets, width)
         nn.init.normal_(self.pairs.weight, std=width**-0.5)
         self.attention = AttentionPool(width)
