@@ -62,6 +62,7 @@ class Set:
     window: pf.Window | None = None
     val: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
+    size: str = "m"
 
 
 SETS = {
@@ -105,6 +106,16 @@ SETS = {
         less=True,
         window=pf.Window(id="unit", order="cycle", length=40),
         val=False,
+        settings={
+            "sensors.encoder": "series-gru",
+            "sensors.last": True,
+            "sensors.depth": 1,
+            "sensors.dropout": 0.3,
+            "fusion.dropout": 0.3,
+            "sensors.augment": 2.0,
+            "train.epochs": 6,
+        },
+        size="s",
     ),
 }
 
@@ -121,6 +132,7 @@ def run(name: str, folder: Path, seed: int, quick: bool) -> float:
         fusion=the.fusion,
         seed=seed,
         set=the.settings,
+        size=the.size,
         time="8s" if quick else None,
     )
     value = the.measure(bundle, folder, 300 if quick else None)

@@ -113,7 +113,7 @@ class Bundle:
             if only["error"]:
                 raise DataError("the row", only["error"])
             return only["answer"]
-        if isinstance(rows, list):
+        if isinstance(rows, list) and not (self.schema.window and rows and self.schema.window.id in rows[0]):
             return self.predict_rows(rows, base=base, allow_outside=allow_outside, strict=strict)
         table = read(rows, base=Path(base) if base else None)
         opener = Opener(table.base, allow_outside)
@@ -191,11 +191,13 @@ class Bundle:
         with torch.inference_mode():
             outs = self.model.answer(self._fuse(batch))
             decoded = {t: task.decode(outs[t]) for t, task in zip(self.targets, self.model.tasks)}
+        some = torch.stack([batch.cells[v].present() for v in self.views], 1).any(1).tolist()
         rows = []
         for i in range(size):
             error = warnings[i][0] if strict and warnings[i] else None
             answer = {} if error else {t: decoded[t][i] for t in self.targets}
-            rows.append({"answer": answer, "warnings": warnings[i], "error": error})
+            known = warnings[i] if some[i] else [*warnings[i], "no cell of this row could be used: the answer is that for an unknown row"]
+            rows.append({"answer": answer, "warnings": known, "error": error})
         return rows
 
     def _fuse(self, batch: Any) -> Any:
@@ -245,7 +247,6 @@ class Bundle:
         """Write the folder beside its place and rename it there: a reader never sees half of one."""
         path = Path(path)
         check_place(path, overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
             states = {name: codec.state() for name, codec in self.codecs.items()}
@@ -258,11 +259,13 @@ class Bundle:
             save_file(weights, temporary / _WEIGHTS)
             files = {f.name: _sha256(f) for f in sorted(temporary.iterdir())}
             _write_json(temporary / _MANIFEST, {"format": FORMAT, "polyfuse": __version__, "files": files})
+            old = path.with_name(f"{temporary.name}-old")
             if path.exists():
-                shutil.rmtree(path)
+                os.replace(path, old)
             os.replace(temporary, path)
-        except OSError as error:
-            raise BundleError(f"bundle '{path}'", f"cannot be written ({error.strerror})") from None
+            shutil.rmtree(old, ignore_errors=True)
+        except (OSError, SafetensorError) as error:
+            raise BundleError(f"bundle '{path}'", f"cannot be written ({error})", fix="free room, or choose another place") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return path
@@ -294,7 +297,12 @@ class Bundle:
 
 
 def check_place(path: Path, overwrite: bool) -> None:
-    """Nothing is at `path`, or an old bundle that may go: never a file or a folder with anything else in it."""
+    """Nothing is at `path`, or an old bundle that may go: never a file or a folder with anything else in it; it can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise BundleError(f"bundle '{path}'", f"cannot be written there ({error})", fix="choose another --out") from None
     if not path.exists():
         return
     if not overwrite:

@@ -18,7 +18,7 @@ from .bundle import Bundle, check_place
 from .card import make_card, summary
 from .core import DataError, RecipeError, Schema, did_you_mean
 from .core.progress import Progress
-from .data import Store, Table, look, read, schema_from_file
+from .data import Store, Table, look, parse_window, read, schema_from_file
 from .learners import Interrupted, TrainOptions, train
 from .ready import Run, announce, make_ready, new_bundle
 from .recipe import parse_settings, resolve
@@ -215,7 +215,7 @@ def _schema(
             time=time_column,
             split=split_column,
             weight=weight,
-            window=window,
+            window=parse_window(window) if isinstance(window, str) else window,
             task=task,
         )
         made = looked.schema

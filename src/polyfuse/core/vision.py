@@ -3,7 +3,9 @@
 import math
 import struct
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -14,12 +16,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .draws import Draws
+from .errors import DataError
 
 MOST_PIXELS = 100_000_000  # of one picture; a larger one is refused by its header
 _EXIF_WITHIN = 2**17  # bytes from the start in which a camera writes its metadata
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
 
 Refuse = Callable[..., Exception]
+
+_MISREAD = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError)
+# what decoders throw at broken content: far more than they promise
+BROKEN: tuple[type[Exception], ...] = (*_MISREAD, RuntimeError, MemoryError, struct.error, zlib.error)
+
+
+@contextmanager
+def decoding(what: str, refuse: Refuse, *also: type[Exception]) -> Iterator[None]:
+    """Whatever a decoder throws at broken content becomes a refusal (`also`: its own errors); its warnings are no news to a user."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise refuse(f"is too large ({error})", expected=f"at most {MOST_PIXELS:,} pixels", fix="scale it down") from None
+    except (*BROKEN, *also) as error:
+        about = str(error) or type(error).__name__
+        raise refuse(f"{what} ({about})", expected="a whole file", fix="copy it again, or empty the cell") from None
 
 
 def open_picture(data: bytes, refuse: Refuse) -> Any:
@@ -35,14 +60,11 @@ def open_picture(data: bytes, refuse: Refuse) -> Any:
     jpeg = _jpeg(data) if data.startswith(b"\xff\xd8\xff") else None
     if jpeg is not None:
         return jpeg
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+    with decoding("the picture cannot be opened", refuse):
+        try:
             picture = Image.open(BytesIO(data))
-    except UnidentifiedImageError:
-        raise refuse("the content is no picture that is known", expected="PNG, JPEG, WebP, GIF, BMP or TIFF") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise refuse(f"the picture cannot be opened ({error})", expected="a whole picture file") from None
+        except UnidentifiedImageError:
+            raise refuse("the content is no picture that is known", expected="PNG, JPEG, WebP, GIF, BMP or TIFF") from None
     if picture.width * picture.height > MOST_PIXELS:
         raise refuse(
             f"the picture has {picture.width} x {picture.height} pixels", expected=f"at most {MOST_PIXELS:,} in all", fix="scale it down"
@@ -102,12 +124,20 @@ def _jpeg(data: bytes) -> Jpeg | None:
         from PIL import Image
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken metadata beside good pixels is no news to a user
+            warnings.simplefilter("ignore")
             try:
-                orientation = int(Image.open(BytesIO(data)).getexif().get(0x0112, 1))
-            except (OSError, ValueError, SyntaxError, LookupError, TypeError, ArithmeticError, struct.error):
+                orientation = _orientation(Image.open(BytesIO(data)))
+            except BROKEN:  # only Pillow cannot open it
                 orientation = 1
     return Jpeg(data, (width, height), "L" if colours == "Gray" else "RGB", orientation)
+
+
+def _orientation(picture: Any) -> int:
+    """EXIF's, 1 to 8; upright where the metadata beside good pixels are broken."""
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except BROKEN:
+        return 1
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -118,7 +148,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def pixels_of(picture: Any, size: int, channels: int, refuse: Refuse) -> np.ndarray:
     """Decode, turn upright, scale: [channels, size, size] uint8. The aspect is not kept; every picture fills the square."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(picture, Jpeg):
         pixels = picture.decoded(size, channels)
@@ -126,45 +156,51 @@ def pixels_of(picture: Any, size: int, channels: int, refuse: Refuse) -> np.ndar
             if pixels.shape[:2] != (size, size):
                 pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
             return pixels.reshape(size, size, channels).transpose(2, 0, 1)
-        picture = picture.by_pillow()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if picture.getexif().get(0x0112, 1) != 1:
-                picture = ImageOps.exif_transpose(picture)
-            picture = _eight_bits(picture)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture)
-            picture = picture.convert("L" if channels == 1 else "RGB")
-            if picture.size != (size, size):
-                picture = picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise refuse(
-            f"the picture cannot be decoded ({error})", expected="a whole picture file", fix="copy it again, or empty the cell"
-        ) from None
-    return np.asarray(picture, np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
+    with decoding("the picture cannot be decoded", refuse):
+        if isinstance(picture, Jpeg):
+            picture = picture.by_pillow()
+        picture.load()  # first: a TIFF turns itself upright here
+        orientation = _orientation(picture)
+        picture = _eight_bits(picture, refuse)
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture)
+        picture = picture.convert("L" if channels == 1 else "RGB")
+        if picture.size != (size, size):
+            picture = picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return _upright(np.asarray(picture, np.uint8), orientation).reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def _eight_bits(picture: Any) -> Any:
+def _eight_bits(picture: Any, refuse: Refuse) -> Any:
     """16-bit and floating grey scaled to 8 bits by the range of their type (floats: of their values)."""
     from PIL import Image
 
     if picture.mode.startswith("I;16") or picture.mode == "I":
-        array = np.asarray(picture).astype(np.float64)
-        return Image.fromarray(np.clip(array / 257.0, 0, 255).astype(np.uint8))
+        return Image.fromarray((np.clip(np.asarray(picture), 0, 65535) // 257).astype(np.uint8))
     if picture.mode == "F":
-        return Image.fromarray(_to_bytes(np.asarray(picture)))
+        return Image.fromarray(bytes_of(np.asarray(picture), refuse))
     return picture
 
 
-def _to_bytes(array: np.ndarray) -> np.ndarray:
+def bytes_of(array: np.ndarray, refuse: Refuse) -> np.ndarray:
+    """Pixels of any type as uint8: 16 bits and floats scaled, floats by the range they fit (0 to 1, 0 to 255, else their own)."""
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return (array // 257).astype(np.uint8)
+    if array.dtype.kind in "iu":
+        return np.clip(array, 0, 255).astype(np.uint8)
+    if array.dtype.kind != "f":
+        raise refuse(f"is an array of {array.dtype}", expected="numbers")
     low, high = float(array.min()), float(array.max())
+    if not -1e30 < low <= high < 1e30:
+        raise refuse("has NaN, infinite or enormous pixels", expected="finite pixels")
     if 0.0 <= low and high <= 1.0:
         low, high = 0.0, 1.0
     elif 0.0 <= low and high <= 255.0:
         low, high = 0.0, 255.0
-    return np.clip((array - low) / max(high - low, 1e-12) * 255.0, 0, 255).astype(np.uint8)
+    array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+    return np.clip((array - low) * (255.0 / max(high - low, 1e-12)), 0, 255).astype(np.uint8)
 
 
 def picture_of(array: np.ndarray, refuse: Refuse) -> Any:
@@ -177,19 +213,7 @@ def picture_of(array: np.ndarray, refuse: Refuse) -> Any:
         raise refuse(f"is an array of shape {array.shape}", expected="[height, width] or [height, width, 1, 3 or 4]")
     if array.shape[0] * array.shape[1] > MOST_PIXELS:
         raise refuse(f"has {array.shape[1]} x {array.shape[0]} pixels", expected=f"at most {MOST_PIXELS:,} in all")
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * 255
-    elif np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            raise refuse("is an array with NaN or infinite pixels", expected="finite pixels")
-        array = _to_bytes(array)
-    elif array.dtype == np.uint16:
-        array = (array // 257).astype(np.uint8)
-    elif np.issubdtype(array.dtype, np.integer):
-        array = np.clip(array, 0, 255).astype(np.uint8)
-    else:
-        raise refuse(f"is an array of {array.dtype}", expected="numbers")
-    return Image.fromarray(np.ascontiguousarray(array))
+    return Image.fromarray(np.ascontiguousarray(bytes_of(array, refuse)))
 
 
 def nearest_size(sides: list[int], most: int) -> int:

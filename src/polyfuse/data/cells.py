@@ -82,7 +82,7 @@ class Opener:
             return self._bytes(str(raw), codec)
         if isinstance(raw, bytearray | memoryview):
             return bytes(raw)
-        if isinstance(raw, dict) and ("bytes" in raw or "path" in raw):
+        if isinstance(raw, dict) and raw.get("array") is None and ("bytes" in raw or "path" in raw):
             return raw["bytes"] if raw.get("bytes") is not None else self.open(raw.get("path"), codec)
         if isinstance(raw, list | tuple) and any(isinstance(v, str | bytes | dict | Path) for v in raw):
             return [self.open(v, codec) for v in raw]
@@ -93,7 +93,7 @@ class Opener:
     def _listed(self, text: str, codec: Codec) -> Any:
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise codec.error(
                 f"cannot read {text[:40]!r} as a list ({error})", expected='JSON such as ["a.png", "b.png"] or [1, 2.5]'
             ) from None

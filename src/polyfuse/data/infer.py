@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core import Column, DataError, RecipeError, Role, Schema, TabularCodec, Window, codecs, did_you_mean, tasks
-from .cells import Opener, raw_values
+from .cells import Opener, digest, raw_values
 from .table import Table
 
 _SAMPLE = 2000  # cells of a column that are looked at
@@ -107,21 +107,26 @@ def look(
     roles: dict[str, Role] = dict.fromkeys(ignore, "ignore")
     roles.update(dict.fromkeys(target, "target"))
     named: tuple[tuple[str | None, Role], ...] = ((group, "group"), (time, "time"), (split, "split"), (weight, "weight"))
-    roles.update({n: r for n, r in named if n})
+    for name, role in named:
+        if name:
+            _free(name, role, roles)
+            roles[name] = role
     for name in [*roles, *(c for c in columns if c not in join)]:
         _known(name, table)
     for name, modality in columns.items():
-        if modality == "ignore":
-            roles[name] = "ignore"
-        elif modality == "id":
-            roles[name] = "id"
+        if modality == "ignore" or modality == "id":
+            _free(name, modality, roles)
+            roles[name] = modality  # type: ignore[assignment]
         else:
             codecs.get(modality)
     if window:
-        roles |= {window.id: "group", window.order: "time"}
-        _known(window.id, table)
-        _known(window.order, table)
-    joined = {name: (modality, _expanded(patterns, table, name)) for name, (modality, patterns) in join.items()}
+        cut: tuple[tuple[str, Role], ...] = ((window.id, "group"), (window.order, "time"))
+        for name, role in cut:
+            _known(name, table)
+            if roles.get(name) == "target":
+                _free(name, role, roles)
+            roles[name] = role
+    joined = {name: (modality, _expanded(patterns, table, name, roles)) for name, (modality, patterns) in join.items()}
     inside = {s for _, sources in joined.values() for s in sources}
     rows = np.unique(np.linspace(0, max(len(table) - 1, 0), min(_SAMPLE, len(table))).astype(np.int64))
     opener = Opener(table.base)
@@ -187,18 +192,20 @@ def _target(name: str, present: list[Any], distinct: int, task: str | None) -> t
     """-> the target's modality and the reason in words."""
     if not present:
         raise DataError(f"target '{name}'", "is missing in every row", expected="labels", fix="name another --target")
-    listed = isinstance(present[0], list | np.ndarray) or (isinstance(present[0], str) and present[0].lstrip().startswith("["))
+    first = next((v for v in present if v not in ([], "[]")), present[0])
+    listed = isinstance(first, list | np.ndarray) or (isinstance(first, str) and first.lstrip().startswith("["))
     if task:
         allowed = tasks.get(task).modalities
         best = "vector" if listed and "vector" in allowed else allowed[0]
         return best, f"task {task}"
     if listed:
-        items = present[0] if not isinstance(present[0], str) else re.findall(r'"', present[0])
+        items = first if not isinstance(first, str) else re.findall(r'"', first)
         texts = any(isinstance(v, str) for v in items)
         return ("labels", "lists of labels") if texts else ("vector", "lists of numbers")
-    numbers = [_number(v) for v in present]
-    if all(n is not None for n in numbers) and not any(isinstance(v, bool) for v in present):
-        whole = all(float(n).is_integer() for n in numbers)  # type: ignore[arg-type]
+    numbers = [n for n in map(_number, present) if n is not None]
+    odd = len(present) - len(numbers)  # "NA", or a slip: refused, and the column stays an amount
+    if odd <= (0.1 * len(present) if distinct > _FEW_CLASSES else 0) and not any(isinstance(v, bool) for v in present):
+        whole = all(float(n).is_integer() for n in numbers) and not odd
         if whole and (distinct <= _FEW_CLASSES or (distinct <= 100 and distinct <= 0.02 * len(present))):
             return "category", f"{distinct} distinct whole numbers: classes; --task regression predicts the amount"
         return "number", f"{distinct} distinct numbers: an amount; --task multiclass takes them as classes"
@@ -267,17 +274,27 @@ def _name_copies(table: Table, columns: list[Column], reports: list[ColumnReport
                 )
 
 
-def _expanded(patterns: list[str], table: Table, name: str) -> list[str]:
+def _free(name: str, role: str, roles: dict[str, Role]) -> None:
+    """A column has one role; only what is ignored may be given another."""
+    if roles.get(name, "ignore") != "ignore":
+        raise RecipeError(f"column '{name}'", f"is to be both {roles[name]} and {role}", expected="one role", fix="name another column")
+
+
+def _expanded(patterns: list[str], table: Table, name: str, roles: dict[str, Role]) -> list[str]:
+    """The columns meant; a glob passes over those with a role of their own, such as the target."""
     out: list[str] = []
     for pattern in patterns:
         if any(ch in pattern for ch in "*?["):
-            found = sorted(fnmatch.filter(table.names, pattern), key=_natural)
+            found = sorted((n for n in fnmatch.filter(table.names, pattern) if roles.get(n, "ignore") == "ignore"), key=_natural)
             if not found:
                 raise RecipeError(f"--join {name}", f"no column is like '{pattern}'", expected=f"some of {', '.join(table.names[:20])}")
             out += found
         else:
             _known(pattern, table)
+            _free(pattern, f"part of '{name}'", roles)
             out.append(pattern)
+    if not out:
+        raise RecipeError(f"--join {name}", "names no columns", expected="at least one column or glob")
     return list(dict.fromkeys(out))
 
 
@@ -304,7 +321,7 @@ def _number(value: Any) -> float | None:
 
 
 def _key(value: Any) -> Any:
-    return None if value is None else value if isinstance(value, str | int | float | bool) else str(value)[:200]
+    return value if value is None or isinstance(value, str | int | float | bool) else digest(value)
 
 
 def _samples(present: list[Any]) -> list[str]:

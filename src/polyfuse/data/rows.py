@@ -13,9 +13,13 @@ Warnings = list[list[str]]
 def raw_of(row: dict[str, Any], column: Column) -> Any:
     """The raw cell of a column in a row given as a dict: by its own name, or one value per source; None = missing."""
     if not column.sources or column.name in row:
-        return row.get(column.name)
-    values = [row.get(source) for source in column.sources]
+        return _given(row.get(column.name))
+    values = [_given(row.get(source)) for source in column.sources]
     return None if all(v is None for v in values) else values
+
+
+def _given(raw: Any) -> Any:
+    return None if isinstance(raw, float) and raw != raw else raw  # NaN is how data frames say missing
 
 
 def assemble(raws: dict[str, list[Any]], size: int, views: dict[str, Codec], opener: Opener) -> tuple[Batch, Warnings]:

@@ -1,14 +1,13 @@
 """Which rows train and which are held out, by a rule that fits the table."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..core import DataError, Schema
 from .cells import raw_values
 from .table import Table
-from .window import WindowIndex
+from .window import WindowIndex, time_keys
 
 _VALIDATION = {"val", "valid", "validation", "dev"}
 _SMALL = 200  # classes
@@ -38,8 +37,12 @@ def hold_out(table: Table, schema: Schema, *, share: float = 0.15, seed: int = 0
     labelled = np.array([any(column[i] is not None for column in labels) for i in range(count)], bool)
     rows = np.flatnonzero(labelled)
     if len(rows) < 2:
+        names = ", ".join(f"'{c.name}'" for c in schema.having("target"))
         raise DataError(
-            table.name, f"has {len(rows)} rows with a label", expected="at least 2, and better some hundreds", fix="label more rows"
+            f"target {names}",
+            f"{len(rows)} of {count} rows of {table.name} have a label",
+            expected="at least 2, and better some hundreds",
+            fix="label more rows",
         )
     rest = np.flatnonzero(~labelled)
     rng = np.random.default_rng((seed, 1))
@@ -82,16 +85,12 @@ def _by_group(rows: np.ndarray, values: list, name: str, share: float, rng: np.r
 
 def _by_time(rows: np.ndarray, values: list, name: str, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     known = [r for r in rows if values[r] is not None]
-    if len(known) < 2:
+    keys = dict(zip(known, time_keys([values[r] for r in known], name)))
+    order = np.array(sorted((r for r in known if keys[r] is not None), key=keys.__getitem__), np.int64)
+    if len(order) < 2:
         raise DataError(
             f"column '{name}'", "has no time in nearly all rows", expected="a time in every row", fix="do without --time-column"
         )
-    keys: list[Any]
-    try:
-        keys = [float(values[r]) for r in known]
-    except (TypeError, ValueError):
-        keys = [str(values[r]) for r in known]  # ISO dates sort as text
-    order = np.array(known)[np.array(sorted(range(len(known)), key=keys.__getitem__))]
     return order[-max(1, int(share * len(order))) :], f"the latest by '{name}'"
 
 

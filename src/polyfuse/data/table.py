@@ -6,10 +6,13 @@ file and memory-mapped, so that everything after reading sees one kind of table.
 
 import codecs as encodings
 import csv
+import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,10 @@ from ..core import DataError, did_you_mean
 _PACKED = (".gz", ".zst", ".bz2", ".lz4")
 _TEXT = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": None}
 _LINES = (".jsonl", ".ndjson", ".json")
+_INDEX = re.compile(r"__index_level_\d+__")  # pandas writes its nameless row labels as such a column
+_HEAD = 2**21  # bytes in which a CSV's header must end
+_BLOCK = 2**22  # bytes of a CSV that are parsed at a time
+_LONG = 2**28  # where one cell is longer than that
 _MANY = 20  # refused rows that are listed; all are counted
 
 
@@ -91,6 +98,9 @@ def read(source: Any, *, base: str | Path | None = None, memory_mb: float = 1024
         table = source if isinstance(source, Table) else Table(_from_memory(source), "the table", Path.cwd())
     if base is not None:
         table = Table(table.arrow, table.name, Path(base), table.notes, table.refused_rows)
+    counted = [n for n in table.names if _INDEX.fullmatch(n)]
+    if counted:
+        table = Table(table.arrow.drop_columns(counted), table.name, table.base, table.notes, table.refused_rows)
     seen: set[str] = set()
     for name in table.names:
         if name in seen:
@@ -137,7 +147,12 @@ def _from_memory(source: Any) -> pa.Table:
     if isinstance(source, pa.Table):
         return source
     if hasattr(source, "__arrow_c_stream__"):
-        return pa.table(source)
+        try:
+            return pa.table(source)
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            if not isinstance(error, pa.ArrowException) or not hasattr(source, "columns"):
+                raise DataError("the table", f"cannot be read as columns ({_first(error)})", expected="columns of values") from None
+        return _columns(source.to_dict("list"))  # a pandas column of mixed types
     if isinstance(source, dict):
         return _columns(source)
     if isinstance(source, list):
@@ -155,22 +170,43 @@ def _from_memory(source: Any) -> pa.Table:
 
 
 def _columns(columns: dict[str, Any]) -> pa.Table:
+    for name, values in columns.items():
+        if isinstance(values, str | bytes | dict) or not (hasattr(values, "__len__") and hasattr(values, "__iter__")):
+            raise DataError(f"column '{name}'", f"is a {type(values).__name__}", expected="a list with one value per row")
+    names = [_utf8(str(k)) for k in columns]
     lengths = {len(v) for v in columns.values()}
     if len(lengths) > 1:
         raise DataError("the table", f"has columns of {' and '.join(map(str, sorted(lengths)))} rows", expected="columns of one length")
-    return pa.table({str(k): _array(list(v)) for k, v in columns.items()})
+    return pa.table([_array(list(v)) for v in columns.values()], names=names)
 
 
 def _array(values: list[Any]) -> pa.Array:
     """Python values as an Arrow column; what Arrow has no type for (mixed types, arrays of two dimensions) becomes text or lists."""
     values = [v.tolist() if isinstance(v, np.ndarray) else os.fspath(v) if isinstance(v, Path) else v for v in values]
-    values = [None if isinstance(v, float) and v != v else v for v in values]  # NaN is how pandas says missing
+    values = [None if _no_value(v) else v for v in values]
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array(
-            [None if v is None else v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in values]
-        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError):
+        return pa.array([None if v is None else _utf8(v if isinstance(v, str) else _json(v)) for v in values])
+
+
+def _no_value(value: Any) -> bool:
+    """NaN, NaT and pandas' NA: how data frames say missing."""
+    if isinstance(value, float | np.floating | np.datetime64 | np.timedelta64):
+        return bool(value != value)
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError("the table", f"holds a {type(value).__name__} that cannot be written as text ({_first(error)})") from None
+
+
+def _utf8(text: str) -> str:
+    """Halves of surrogate pairs, which no file can hold, become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -187,24 +223,34 @@ def _from_path(path: Path, memory_mb: float, scratch: Path | None) -> Table:
     suffixes = [s.lower() for s in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] in _PACKED
     kind = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
+    try:
+        table = _from_file(path, kind, packed, memory_mb, scratch)
+    except OSError as error:
+        raise DataError(f"file '{path}'", f"cannot be read ({_first(error)})", fix="check that the file is whole") from None
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise DataError(f"file '{path}'", f"is no table ({_first(error)})", expected=f"what its ending '{kind}' says") from None
+    if not table.names:
+        raise DataError(f"file '{path}'", "has no columns", expected="a table with a header and rows")
+    table.name, table.base = path.name, path.parent
+    return table
+
+
+def _from_file(path: Path, kind: str, packed: bool, memory_mb: float, scratch: Path | None) -> Table:
     with open(path, "rb") as file:
         magic = file.read(4)
     if magic == b"PAR1" or kind in (".parquet", ".pq"):
-        table = _parquet(path, memory_mb)
-    elif kind in _LINES:
-        table = _json_lines(path)
-    elif kind in _TEXT:
-        table = _csv(path, _TEXT[kind], packed, memory_mb, scratch)
-    elif kind in (".arrow", ".feather", ".ipc"):
-        table = Table(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-    else:
-        raise DataError(
-            f"file '{path}'",
-            f"has the ending '{''.join(suffixes) or 'none'}'",
-            expected="a table: .csv, .tsv, .parquet or .jsonl, also with .gz or .zst",
-        )
-    table.name, table.base = path.name, path.parent
-    return table
+        return _parquet(path, memory_mb)
+    if kind in _LINES:
+        return _json_lines(path)
+    if kind in _TEXT:
+        return _csv(path, _TEXT[kind], packed, memory_mb, scratch)
+    if kind in (".arrow", ".feather", ".ipc"):
+        return Table(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+    raise DataError(
+        f"file '{path}'",
+        f"has the ending '{''.join(path.suffixes) or 'none'}'",
+        expected="a table: .csv, .tsv, .parquet or .jsonl, also with .gz or .zst",
+    )
 
 
 def _class_folders(path: Path) -> Table:
@@ -226,33 +272,36 @@ def _parquet(path: Path, memory_mb: float) -> Table:
 
 
 def _json_lines(path: Path) -> Table:
-    rows, refused = [], []
     with pa.input_stream(str(path), compression="detect") as stream:
-        for number, line in enumerate(_text_lines(path, stream), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                refused.append((number, f"not JSON ({error})"))
-                continue
-            if number == 1 and isinstance(row, list) and all(isinstance(r, dict) for r in row):
-                rows += row  # a .json file that holds one list of objects
-            elif isinstance(row, dict):
-                rows.append(row)
-            else:
-                refused.append((number, "not an object"))
+        text = _text(path, stream)
+    rows: list[dict[str, Any]] = []
+    refused: list[tuple[int, str]] = []
+    # a file may hold one list of objects instead
+    for number, line in enumerate([text] if text.lstrip().startswith("[") else text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            refused.append((number, f"not JSON ({error})"))
+            continue
+        if number == 1 and isinstance(row, list) and all(isinstance(r, dict) for r in row):
+            rows += row
+        elif isinstance(row, dict):
+            rows.append(row)
+        else:
+            refused.append((number, "not an object"))
     if len(refused) > len(rows):
         raise DataError(f"file '{path}'", f"line {refused[0][0]} is {refused[0][1]}", expected="JSON Lines: one object per line")
     return Table(_from_memory(rows), notes=_refused_notes(refused), refused_rows=refused)
 
 
-def _text_lines(path: Path, stream: Any) -> Iterator[str]:
+def _text(path: Path, stream: Any) -> str:
     data = stream.read()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return iter(data.decode("utf-16").splitlines())
+        return data.decode("utf-16")
     try:
-        return iter(data.decode("utf-8-sig").split("\n"))
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"file '{path}'", f"is not UTF-8 (byte {error.start})", expected="JSON Lines in UTF-8") from None
 
@@ -263,24 +312,27 @@ def _csv(path: Path, delimiter: str | None, packed: bool, memory_mb: float, scra
     if encoding == "cp1252":
         notes.append(f"{path.name} is not UTF-8 and is read as Windows-1252 (Latin-1)")
     with pa.input_stream(str(path), compression="detect") as stream:
-        head = stream.read(2**16).decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
+        head = stream.read(_HEAD).decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
     if not head.strip():
         raise DataError(f"file '{path}'", "holds nothing but white space", expected="a table with a header and rows")
     guessed = _delimiter(head, delimiter or ",")
     if guessed != (delimiter or ","):
         notes.append(f"{path.name} is separated by {guessed!r}")
-    names = _header(head, guessed, path, notes)
+    names, above, ends = _header(head, guessed, path, notes)
+    if ends:
+        return Table(pa.table({n: pa.array([], pa.string()) for n in names}), notes=notes)
     refused: list[tuple[int, str]] = []
 
     def bad_row(row: Any) -> str:
         refused.append((row.number or 0, f"{row.actual_columns} cells where the header has {row.expected_columns}"))
         return "skip"
 
-    try:
+    def parsed(block: int) -> pa.Table:
+        refused.clear()
         reader = pyarrow.csv.open_csv(
             pa.input_stream(str(path), compression="detect"),
             read_options=pyarrow.csv.ReadOptions(
-                column_names=names, skip_rows=0, skip_rows_after_names=1, encoding=encoding, use_threads=False, block_size=2**22
+                column_names=names, skip_rows=above, skip_rows_after_names=1, encoding=encoding, use_threads=False, block_size=block
             ),
             parse_options=pyarrow.csv.ParseOptions(delimiter=guessed, newlines_in_values=True, invalid_row_handler=bad_row),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -288,7 +340,15 @@ def _csv(path: Path, delimiter: str | None, packed: bool, memory_mb: float, scra
             ),
         )
         large = packed or path.stat().st_size > memory_mb * 2**20
-        arrow = _laid_out(reader, reader.schema, scratch) if large else reader.read_all()
+        return _laid_out(reader, reader.schema, scratch) if large else reader.read_all()
+
+    try:
+        try:
+            arrow = parsed(_BLOCK)
+        except pa.ArrowInvalid as error:
+            if "straddl" not in str(error):
+                raise
+            arrow = parsed(_LONG)
     except pa.ArrowInvalid as error:
         raise DataError(
             f"file '{path}'", f"cannot be read as CSV ({_first(error)})", fix="check quotes and delimiter, or write Parquet"
@@ -299,10 +359,15 @@ def _csv(path: Path, delimiter: str | None, packed: bool, memory_mb: float, scra
 def _laid_out(batches: Iterable[pa.RecordBatch], schema: pa.Schema, scratch: Path | None) -> pa.Table:
     """Record batches as an Arrow file that is memory-mapped: flat memory however long the table is."""
     folder = scratch or Path(tempfile.mkdtemp(prefix="polyfuse-"))
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".arrow", delete=False) as file, pa.ipc.new_file(file, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+    handle, name = tempfile.mkstemp(dir=folder, suffix=".arrow")
+    try:
+        with open(handle, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    except (pa.ArrowInvalid, OSError):
+        os.unlink(name)
+        raise
+    return pa.ipc.open_file(pa.memory_map(name)).read_all()
 
 
 def _encoding(path: Path, packed: bool) -> str:
@@ -338,19 +403,26 @@ def _unquoted(line: str) -> str:
     return "".join(line.split('"')[::2])
 
 
-def _header(head: str, delimiter: str, path: Path, notes: list[str]) -> list[str]:
+def _header(head: str, delimiter: str, path: Path, notes: list[str]) -> tuple[list[str], int, bool]:
+    """-> names, how many empty lines stand above them, and whether the file ends with them."""
+    if "\0" in head.split("\n")[0]:
+        raise DataError(f"file '{path}'", "is no text: it holds zero bytes", expected="a CSV in UTF-8", fix="write the file again")
+    lines = list(io.StringIO(head, newline=""))  # splitlines would cut at other marks too
+    above = next(n for n, line in enumerate(lines) if line.strip())
+    rows = csv.reader(lines[above:], delimiter=delimiter)
     try:
-        names = next(csv.reader(head.splitlines(keepends=True), delimiter=delimiter))
+        names = next(rows)
     except (csv.Error, StopIteration) as error:
         raise DataError(f"file '{path}'", f"has no readable header ({error})", expected="names of the columns in the first line") from None
+    ends = len(head) < _HEAD // 4 and not any(line.strip() for line in lines[above + rows.line_num :])
     for at, name in enumerate(names):
         if not name.strip():
             names[at] = f"column_{at + 1}"
             notes.append(f"column {at + 1} of {path.name} has no name and is called 'column_{at + 1}'")
-    twice = [n for n in names if names.count(n) > 1]
+    twice = [n for n, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"column '{twice[0]}'", f"occurs twice in {path.name}", fix="rename one of them")
-    return names
+    return names, above, ends
 
 
 def _refused_notes(refused: list[tuple[int, str]]) -> list[str]:

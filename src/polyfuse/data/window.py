@@ -1,13 +1,14 @@
 """Rows cut from a long table of one reading per row: each window ends at a reading and looks back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core import Column, DataError, RecipeError, Window, did_you_mean
+from ..core import Column, DataError, RecipeError, Window, codecs, did_you_mean
 from .table import Table
 
 
@@ -58,7 +59,7 @@ def parse_window(text: str) -> Window:
     numbers = {}
     for key in ("length", "stride", "horizon"):
         if key in found:
-            if not found[key].isdigit() or (key != "horizon" and int(found[key]) < 1):
+            if not found[key].isdecimal() or (key != "horizon" and int(found[key]) < 1):
                 raise RecipeError(f"--window '{text}'", f"has {key}={found[key]!r}", expected="a whole number of at least 1 (horizon: 0)")
             numbers[key] = int(found[key])
     return Window(found["id"], found["order"], **numbers)
@@ -70,6 +71,8 @@ def windows(table: Table, window: Window) -> WindowIndex:
     Raises:
         DataError: id or order is not a column, has empty cells, or two readings of a unit have the same order.
     """
+    if window.length < 1 or window.stride < 1 or window.horizon < 0:
+        raise RecipeError("window", f"is {window}", expected="length and stride of at least 1, and a horizon of 0 or more")
     unit = _keys(table, window.id, numeric=False)
     rank = _keys(table, window.order, numeric=True)
     order = np.lexsort((rank, unit))
@@ -107,25 +110,57 @@ def window_cells(table: Table, column: Column, index: WindowIndex, rows: np.ndar
 
 
 def _keys(table: Table, name: str, numeric: bool) -> np.ndarray:
-    """Sortable keys of a column: numbers where all are (so that 10 follows 9), else text in order."""
+    """Sortable keys of a column, told apart by their text; with `numeric`, in the order of `time_keys`."""
     array = table.column(name)
-    if array.null_count or (pa.types.is_string(array.type) and pc.any(pc.equal(array, "")).as_py()):
-        raise DataError(f"column '{name}'", f"has empty cells in {table.name}", expected="a value in every row, for rows are cut by it")
-    if numeric or not pa.types.is_string(array.type):
-        try:
-            return np.asarray(pc.cast(array, pa.float64()).to_numpy())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            pass
-    codes = pc.dictionary_encode(pc.cast(array, pa.string())).combine_chunks()
+    try:
+        codes = pc.dictionary_encode(pc.cast(array, pa.large_string())).combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise DataError(f"column '{name}'", f"holds {array.type}", expected="numbers, words or dates, for rows are cut by it") from None
     codes = codes if isinstance(codes, pa.DictionaryArray) else codes.chunk(0)
     words = codes.dictionary.to_pylist()
-    rank = np.empty(len(words), np.int64)
-    rank[np.argsort(np.array(words))] = np.arange(len(words))
-    return rank[codes.indices.to_numpy(zero_copy_only=False)]
+    if array.null_count or any(w.strip().lower() in ("", "nan") for w in words):
+        raise DataError(f"column '{name}'", f"has empty cells in {table.name}", expected="a value in every row, for rows are cut by it")
+    keys = time_keys(words, name) if numeric else words
+    if None in keys:
+        odd = words[keys.index(None)]
+        raise DataError(f"column '{name}'", f"holds {odd[:40]!r} in {table.name}", expected="numbers in every row, or times in every row")
+    place = {key: i for i, key in enumerate(sorted(set(keys)))}  # two ways to write one number are one place
+    return np.array([place[k] for k in keys], np.int64)[codes.indices.to_numpy(zero_copy_only=False)]
+
+
+def time_keys(values: list[Any], name: str) -> list[Any]:
+    """What orders rows: numbers where nearly all are (so that 10 follows 9), else times, else text.
+
+    A value that is none among numbers or times has no place, None.
+    """
+    clock = codecs.build("time", name)
+    for key in (_number, clock.read):
+        keys = [_tried(key, v) for v in values]
+        if sum(k is not None for k in keys) >= 0.9 * len(values):
+            return keys
+    return [str(v) for v in values]
+
+
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)  # exact, as the nanoseconds of a clock need it
+    number = value if isinstance(value, int) else float(value)
+    return number if number == number else None
+
+
+def _tried(key: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return key(value)
+    except (TypeError, ValueError, OverflowError):  # a DataError is a ValueError
+        return None
 
 
 def _floats(table: Table, name: str) -> np.ndarray:
     array = table.column(name)
+    if pa.types.is_dictionary(array.type):
+        array = pc.cast(array, array.type.value_type)
+    if pa.types.is_string_view(array.type):
+        array = pc.cast(array, pa.large_string())
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         array = pc.if_else(pc.equal(pc.utf8_trim_whitespace(array), ""), None, pc.utf8_trim_whitespace(array))
     try:
@@ -139,5 +174,5 @@ def _floats(table: Table, name: str) -> np.ndarray:
 def _float(value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.nan

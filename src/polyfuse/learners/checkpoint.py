@@ -14,15 +14,24 @@ FILE = "checkpoint.safetensors"
 
 
 def save(folder: Path, model: dict[str, Tensor], best: dict[str, Tensor], optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Weights, best weights, the optimizer's moments and the counters; JSON rides in the file's header."""
+    """Weights, best weights, the optimizer's moments and the counters; JSON rides in the file's header.
+
+    Raises:
+        OSError: it cannot be written; an older one is still whole.
+    """
     tensors = {f"model/{k}": v for k, v in model.items()} | {f"best/{k}": v for k, v in best.items()}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{i}/{k}": v for k, v in moments.items() if isinstance(v, Tensor)}
     # tied weights share memory, which the format refuses: every tensor is written as its own
     tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     temporary = folder / f".{FILE}.{os.getpid()}"
-    save_file(tensors, temporary, {"state": json.dumps(state)})
-    os.replace(temporary, folder / FILE)
+    try:
+        save_file(tensors, temporary, {"state": json.dumps(state)})
+        os.replace(temporary, folder / FILE)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(folder: Path, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]] | None:

@@ -223,7 +223,7 @@ class _Loop:
                     if run.step >= run.steps or run.step == stop:
                         break
                     if folder and run.step % per_epoch and time.monotonic() - saved >= o.checkpoint_s:
-                        self.save(folder)
+                        self.save(folder, progress)
                         saved = time.monotonic()
                 out_of_time = budget_s is not None and run.seconds > budget_s
                 entry = self._end_epoch(epoch, per_epoch)
@@ -231,7 +231,7 @@ class _Loop:
                 if log:
                     log(entry)
                 if folder and (time.monotonic() - saved >= o.checkpoint_s or run.step >= run.steps or out_of_time):
-                    self.save(folder)
+                    self.save(folder, progress)
                     saved = time.monotonic()
                 if out_of_time or (o.patience and epoch - run.best_epoch >= o.patience):
                     break
@@ -293,10 +293,13 @@ class _Loop:
         run.history.append(entry)
         return entry
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, progress: Progress) -> None:
         weights = self.model.state_dict() | {f"average/{k}": v for k, v in self.average.weights.items()}
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        checkpoint.save(folder, weights, self.best, optimizer, vars(self.run).copy())
+        try:
+            checkpoint.save(folder, weights, self.best, optimizer, vars(self.run).copy())
+        except OSError as error:  # the run is worth more than its checkpoint
+            progress.say(f"note: no checkpoint could be written in {folder} ({error}); the run goes on", "yellow")
 
 
 class _Average:

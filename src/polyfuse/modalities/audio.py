@@ -15,7 +15,8 @@ from ..core.layers import Recurrent, SeriesNorm, Transformer, positions, shrink_
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".oga", ".aif", ".aiff", ".au")
 _SAMPLE = 300
-_READ_S = 600.0  # seconds of one sound that are decoded at most, whatever `longest_s`
+_LONGEST_S = 10.0  # kept of a sound where the user does not say
+_LOUDEST = np.float64(1e9)  # a sample beyond it is no sound, and its square is no float
 
 Sound = tuple[np.ndarray, int]
 
@@ -61,7 +62,7 @@ class AudioCodec(Codec):
             raise RecipeError(f"column '{column}'", f"has form={form!r}", expected="'logmel' or 'wave'")
         self.form, self.given_rate_hz, self.given_longest_s = form, rate_hz, longest_s
         self.mels, self.window_ms, self.hop_ms, self.strength = mels, window_ms, hop_ms, augment
-        self.rate_hz, self.longest_s = rate_hz or 16000, longest_s or 10.0
+        self.rate_hz, self.longest_s = rate_hz or 16000, longest_s or _LONGEST_S
         self.mean, self.std = [0.0] * mels, [1.0] * mels
         self._bank: np.ndarray | None = None
 
@@ -81,41 +82,52 @@ class AudioCodec(Codec):
             return None
         if isinstance(raw, bytes):
             return self._decoded(raw)
-        if isinstance(raw, dict) and "array" in raw:
-            return self._checked(np.asarray(raw["array"]), int(raw.get("sampling_rate") or self.rate_hz))
-        if isinstance(raw, np.ndarray) or (isinstance(raw, list) and raw and all(isinstance(v, int | float) for v in raw)):
-            return self._checked(np.asarray(raw), self.given_rate_hz or 16000)
-        raise self.error(f"holds a {type(raw).__name__}", expected="a path, bytes or samples of a sound")
+        rate = self.given_rate_hz or 16000
+        if isinstance(raw, dict) and raw.get("array") is not None:
+            raw, rate = raw["array"], raw.get("sampling_rate") or rate
+        if not isinstance(raw, np.ndarray | list | tuple):
+            raise self.error(f"holds a {type(raw).__name__}", expected="a path, bytes or samples of a sound")
+        try:
+            samples = np.asarray(raw)
+        except ValueError:
+            raise self.error("has channels of different lengths", expected="samples [T] or [T, channels]") from None
+        if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
+            raise self.error(f"is an array of {samples.dtype} with shape {samples.shape}", expected="samples [T] or [T, channels]")
+        return self._checked(samples[: self._most(rate, samples[:1].size)], rate)
 
     def _decoded(self, data: bytes) -> Sound:
         import soundfile
 
         if not data:
             raise self.error("the file is empty (zero bytes)", expected="a sound")
-        longest = self.given_longest_s or _READ_S
         try:
             with soundfile.SoundFile(BytesIO(data)) as file:
-                if file.samplerate < 100 or file.samplerate > 1_000_000 or file.channels > 64:
-                    raise self.error(f"has {file.samplerate} samples a second in {file.channels} channels", expected="a sound")
-                samples = file.read(frames=int(longest * file.samplerate) + 1, dtype="float32", always_2d=True)
+                samples = file.read(frames=self._most(file.samplerate, file.channels), dtype="float32", always_2d=True)
                 return self._checked(samples, file.samplerate)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise self.error(
                 f"the sound cannot be decoded ({error})", expected="wav, flac, ogg, mp3 or opus", fix="copy it again, or empty the cell"
             ) from None
 
+    def _most(self, rate_hz: Any, channels: int) -> int:
+        """Samples of a sound that can matter; more are not decoded."""
+        if not isinstance(rate_hz, int | float | np.integer | np.floating) or not 100 <= rate_hz <= 1_000_000 or channels > 64:
+            raise self.error(
+                f"has {rate_hz!r} samples a second in {channels} channels", expected="100 to 1,000,000 in at most 64, as [T, channels]"
+            )
+        return int((self.given_longest_s or _LONGEST_S) * rate_hz) + 1
+
     def _checked(self, samples: np.ndarray, rate_hz: int) -> Sound:
-        if samples.dtype.kind not in "fiu" or samples.ndim not in (1, 2):
-            raise self.error(f"is an array of {samples.dtype} with shape {samples.shape}", expected="samples [T] or [T, channels]")
-        if samples.dtype.kind in "iu":
-            samples = samples.astype(np.float32) / np.iinfo(samples.dtype).max
         if not samples.size:
             raise self.error("has no samples", expected="a sound of at least one sample")
-        samples = samples.astype(np.float32)
-        samples = samples.mean(1) if samples.ndim == 2 else samples
-        if not np.isfinite(samples).all():
-            raise self.error("has NaN or infinite samples", expected="finite samples", fix="write the sound again, or empty the cell")
-        return samples, rate_hz
+        if samples.dtype.kind in "iu":
+            samples = _scaled(samples)
+        if not (np.abs(samples) <= _LOUDEST).all():  # false for NaN too
+            raise self.error(
+                "has NaN, infinite or enormous samples", expected="finite samples", fix="write the sound again, or empty the cell"
+            )
+        samples = samples.astype(np.float32, copy=False)
+        return (samples.mean(1) if samples.ndim == 2 else samples), rate_hz
 
     def fit(self, values: Iterator[Sound]) -> None:
         rates, lengths = [], []
@@ -130,7 +142,7 @@ class AudioCodec(Codec):
         if not rates:
             return
         self.rate_hz = self.given_rate_hz or min(16000, max(set(rates), key=lambda r: (rates.count(r), r)))
-        self.longest_s = self.given_longest_s or min(10.0, max(float(np.quantile(lengths, 0.99)), 0.05))
+        self.longest_s = self.given_longest_s or min(_LONGEST_S, max(float(np.quantile(lengths, 0.99)), 0.05))
         self._bank = None
         if self.form == "logmel":
             levels = np.concatenate([self.spectrogram(v) for v in kept])
@@ -220,6 +232,15 @@ class AudioCodec(Codec):
     def load_state(self, state: dict[str, Any]) -> None:
         self.rate_hz, self.longest_s, self.mean, self.std = state["rate_hz"], state["longest_s"], state["mean"], state["std"]
         self._bank = None
+
+
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    """Whole numbers to -1 .. 1 by the range of their type; plain lists of them come as 64 bits, which no sound has."""
+    if samples.dtype.itemsize == 8:
+        samples = samples.astype(np.float64)
+        return samples / (2.0**15 if np.abs(samples).max() <= 2**15 else 2.0**31)
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    return samples.astype(np.float32) / half - (samples.dtype.kind == "u")
 
 
 def _band(length: int, start: Tensor, width: Tensor) -> Tensor:

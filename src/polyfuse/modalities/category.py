@@ -50,15 +50,18 @@ class CategoryCodec(TabularCodec):
         return 0.85 if distinct <= 0.5 * len(sample) or distinct <= 5 else 0.5
 
     def read(self, raw: Any) -> str | None:
-        if raw is None or (isinstance(raw, float) and raw != raw):
+        if raw is None or (isinstance(raw, float | np.floating | np.datetime64) and raw != raw):
             return None
         if isinstance(raw, bool | np.bool_):
             return str(bool(raw)).lower()
         if isinstance(raw, float | np.floating) and float(raw).is_integer():
             raw = int(raw)
-        if isinstance(raw, list | dict | bytes | np.ndarray | tuple):
+        if isinstance(raw, list | dict | set | bytes | np.ndarray | tuple):
             raise self.error(f"holds a {type(raw).__name__}", expected="one value such as a word", fix="declare modality='labels' or 'ids'")
-        return str(raw).encode("utf-8", "replace").decode().strip() or None
+        try:
+            return str(raw).encode("utf-8", "replace").decode().strip() or None
+        except ValueError:
+            raise self.error("holds a number of too many digits", expected="one value such as a word") from None
 
     def fit(self, values: Iterator[str]) -> None:
         counts = Counter(values)

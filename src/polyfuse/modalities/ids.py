@@ -61,16 +61,18 @@ class IdsCodec(Codec):
         if isinstance(raw, str) and raw.lstrip().startswith("["):
             try:
                 raw = json.loads(raw)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise self.error(f"cannot read {raw[:40]!r} as a list", expected="ids such as [17, 4] or 17|4") from None
-        if isinstance(raw, list | tuple | np.ndarray):
-            if not all(isinstance(v, str | int | np.integer) for v in raw):
+        if isinstance(raw, np.ndarray):
+            raw = raw.tolist()
+        if isinstance(raw, list | tuple):
+            if not all(map(_is_id, raw)):
                 raise self.error("holds other things than ids", expected="ids such as [17, 4]")
             if not len(raw):
                 raise self.error("is an empty list", expected="at least one id", fix="empty the cell where there is no list")
-            return [str(v).strip() for v in raw]
-        if isinstance(raw, str | int) and not isinstance(raw, bool):
-            return str(raw).encode("utf-8", "replace").decode()
+            return [_text(v).strip() for v in raw]
+        if _is_id(raw) and not isinstance(raw, bool):
+            return _text(raw)
         raise self.error(f"holds a {type(raw).__name__}", expected="ids such as [17, 4] or 17|4")
 
     def fit(self, values: Iterator[list[str] | str]) -> None:
@@ -133,3 +135,12 @@ class IdsBag(Encoder):
         age = mask.flip(1).long().cumsum(1).flip(1) - 1  # 0 = the last one
         h = F.dropout(h, self.dropout, self.training) + torch.exp(-age / 5.0).unsqueeze(-1) * self.recency
         return Encoded(self.norm(self.pool(h, mask)[0]).unsqueeze(1), mask.any(1, keepdim=True))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int | np.integer) and abs(int(value)) < 2**64)
+
+
+def _text(value: Any) -> str:
+    """Halves of surrogate pairs, which no file can hold, become question marks."""
+    return str(value).encode("utf-8", "replace").decode()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import Codec, Draws, Encoded, Encoder, RecipeError, Value, codecs, encoders
+from ..core import Codec, DataError, Draws, Encoded, Encoder, RecipeError, Value, codecs, encoders
 from ..core.layers import Transformer, positions
-from ..core.vision import ConvBlock, PlainConvs, as_tokens, groups, nearest_size, open_picture, picture_of, pixels_of, warp
+from ..core.vision import ConvBlock, PlainConvs, as_tokens, decoding, groups, nearest_size, open_picture, picture_of, pixels_of, warp
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
@@ -74,8 +74,11 @@ class ImageCodec(Codec):
 
     def _still(self, data: bytes) -> Any:
         picture = open_picture(data, self.error)
-        if getattr(picture, "n_frames", 1) > 1 and picture.format in ("GIF", "WEBP", "PNG"):
-            raise self.error(f"is an animation of {picture.n_frames} frames", expected="a still picture", fix="declare modality='video'")
+        if picture.format in ("GIF", "WEBP", "PNG"):
+            with decoding("the picture cannot be opened", self.error):
+                frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                raise self.error(f"is an animation of {frames} frames", expected="a still picture", fix="declare modality='video'")
         return picture
 
     def fit(self, values: Iterator[list[Any]]) -> None:
@@ -84,7 +87,7 @@ class ImageCodec(Codec):
         for at, value in enumerate(values):
             picture = value[0]
             sides.append(min(picture.size))
-            grey = grey and picture.mode in ("1", "L", "I", "I;16", "I;16B", "F")
+            grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
             if len(pictures) < 50:
                 pictures.append(picture)
             if at + 1 == _SAMPLE:
@@ -95,7 +98,7 @@ class ImageCodec(Codec):
         for picture in pictures:
             try:
                 levels.append(pixels_of(picture, self.size, self.channels, self.error))
-            except ValueError:
+            except DataError:
                 continue
         if levels:
             self.mean, self.std = float(np.mean(levels)), float(np.std(levels)) or 1.0

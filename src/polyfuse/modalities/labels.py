@@ -52,14 +52,16 @@ class LabelsCodec(Codec):
         if isinstance(raw, str) and raw.lstrip().startswith("["):
             try:
                 raw = json.loads(raw)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise self.error(f"cannot read {raw[:40]!r} as a list", expected='labels such as ["red", "round"] or red|round') from None
-        if isinstance(raw, list | tuple | np.ndarray):
-            if not all(isinstance(v, str | int | np.integer) for v in raw):
+        if isinstance(raw, np.ndarray):
+            raw = raw.tolist()
+        if isinstance(raw, list | tuple):
+            if not all(map(_is_label, raw)):
                 raise self.error("holds other things than labels", expected='labels such as ["red", "round"]')
-            return [str(v).strip() for v in raw]
-        if isinstance(raw, str | int):
-            return str(raw).encode("utf-8", "replace").decode()
+            return [_text(v).strip() for v in raw]
+        if _is_label(raw):
+            return _text(raw)
         raise self.error(f"holds a {type(raw).__name__}", expected='labels such as ["red", "round"] or red|round')
 
     def fit(self, values: Iterator[list[str] | str]) -> None:
@@ -111,3 +113,12 @@ class LabelsMlp(Encoder):
         hot = x["hot"].new_zeros(len(x["hot"]), 1) if self.empty else x["hot"]
         tokens = self.out(hot).unsqueeze(1)
         return Encoded(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int | np.integer) and abs(int(value)) < 2**64)
+
+
+def _text(value: Any) -> str:
+    """Halves of surrogate pairs, which no file can hold, become question marks."""
+    return str(value).encode("utf-8", "replace").decode()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core import DataError, TabularCodec, codecs
 
+_LARGEST = float(np.finfo(np.float32).max)
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "#n/a"})
 
 
@@ -64,7 +65,7 @@ write 1.5, empty the cell, or declare modality='category'.
             shown = raw if isinstance(raw, str) else type(raw).__name__
             decimal = str(shown).strip().replace(",", ".")
             try:
-                hint = decimal if math.isfinite(float(decimal)) and len(decimal) < 20 else "12.5"
+                hint = str(float(decimal)) if math.isfinite(float(decimal)) and len(decimal) < 20 else "12.5"
             except ValueError:
                 hint = "12.5"
             raise self.error(
@@ -76,9 +77,11 @@ write 1.5, empty the cell, or declare modality='category'.
             )
         if math.isnan(value):
             return None
-        if math.isinf(value):
+        if abs(value) > _LARGEST:
             raise self.error(
-                f"{str(raw)[:40]!r} is not a finite number", expected="a decimal such as 12.5", fix="correct the cell or empty it"
+                f"{raw[:40] if isinstance(raw, str) else value!r} is not a finite number",
+                expected="a decimal such as 12.5",
+                fix="correct the cell or empty it",
             )
         return value
 
@@ -86,12 +89,12 @@ write 1.5, empty the cell, or declare modality='category'.
         """`read` of every cell at once: values [n], present [n], refused {row: error}."""
         if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
             values = pc.cast(array, pa.float64(), safe=False).to_numpy().astype(np.float64)
-            bad = np.flatnonzero(np.isinf(values))
+            bad = np.flatnonzero(np.abs(values) > _LARGEST)
         else:
             try:
                 plain = pc.if_else(pc.equal(array, ""), None, array) if pa.types.is_string(array.type) else array
                 values = pc.cast(plain, pa.float64()).to_numpy().astype(np.float64)
-                bad = np.flatnonzero(np.isinf(values))
+                bad = np.flatnonzero(np.abs(values) > _LARGEST)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
                 values, bad = np.full(len(array), np.nan), np.arange(len(array))
         refused: dict[int, DataError] = {}
@@ -108,8 +111,10 @@ write 1.5, empty the cell, or declare modality='category'.
         x = np.fromiter(values, np.float64)
         if not len(x):
             return
-        self.mean = float(x.mean())
-        self.std = float(x.std()) or 1.0
+        apart = x - x[0]  # so that nothing cancels
+        self.mean = float(x[0] + apart.mean())
+        std = float(apart.std())
+        self.std = std if std > max(1e-12 * abs(self.mean), float(np.finfo(np.float32).tiny)) else 1.0  # 1: a constant column
         self.knots = np.unique(np.quantile(x, np.linspace(0, 1, 65))).tolist()
 
     def clean(self, value: float) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from ..core.layers import Recurrent, Transformer, positions, shrink_mask
 
 SUFFIXES = (".npy", ".csv", ".tsv", ".parquet", ".txt")
 _SAMPLE = 20_000
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @codecs("series")
@@ -31,7 +32,7 @@ class SeriesCodec(Codec):
     Args:
         channels: 0 = the most common number of the training rows; another is refused.
         longest: readings kept; 0 = as long as 99 of 100 training series, at most 512.
-        augment: strength of jitter, scaling and time masks while training; 0 = none.
+        augment: strength of the jitter while training, in tenths of a channel's deviation; 0 = none.
     Shapes:
         cell -> "value" float32 [T, C] (0 in gaps), "real" bool [T, C]
     Raises:
@@ -64,8 +65,8 @@ class SeriesCodec(Codec):
                 continue
             try:
                 found = json.loads(cell) if isinstance(cell, str) else cell
-                array = np.array(found, dtype=np.float64) if isinstance(found, list | np.ndarray) else None
-            except (ValueError, TypeError):
+                array = _numbers(found) if isinstance(found, list | np.ndarray) else None
+            except (ValueError, TypeError, OverflowError, RecursionError):
                 continue
             if array is not None and array.size and array.ndim in (1, 2) and not (isinstance(cell, np.ndarray) and cell.dtype == np.uint8):
                 good += 1
@@ -80,7 +81,7 @@ class SeriesCodec(Codec):
         if isinstance(raw, str):
             try:
                 raw = json.loads(raw)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise self.error(f"cannot read {raw[:40]!r} as a series", expected="a list such as [0.1, null, 0.3], or a path") from None
         if isinstance(raw, bytes):
             raw = self._from_file(raw)
@@ -99,16 +100,17 @@ class SeriesCodec(Codec):
                     else r
                     for r in raw
                 ]
-            array = np.array(raw, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError):
+            array = _numbers(raw)
+        except (TypeError, ValueError, OverflowError) as error:
             raise self.error(
-                f"cannot read {str(raw)[:40]!r} as a series", expected="numbers: one list, or one list per time step"
+                f"cannot read a {type(raw).__name__} as a series ({str(error)[:100]})",
+                expected="numbers: one list, or one list per time step",
             ) from None
         if array.ndim == 1:
             array = array[:, None]
         if array.ndim != 2 or not array.size:
             raise self.error(f"is a series of shape {array.shape}", expected="at least one reading, [time] or [time, channels]")
-        if np.isinf(array).any():
+        if (np.abs(array) > _LARGEST).any():
             raise self.error("has infinite readings", expected="finite readings, null in gaps")
         if np.isnan(array).all():
             raise self.error(
@@ -175,7 +177,7 @@ class SeriesCodec(Codec):
         mean = np.where(real, flat, 0).sum(0) / count
         std = np.sqrt(np.where(real, (flat - mean) ** 2, 0).sum(0) / count)
         self.mean = mean.tolist()
-        self.std = np.where(std > 1e-9 * np.maximum(np.abs(mean), 1), std, 1.0).tolist()
+        self.std = np.where(std > np.maximum(1e-9 * np.abs(mean), np.finfo(np.float32).tiny), std, 1.0).tolist()  # 1: constant
 
     def clean(self, value: np.ndarray) -> Value:
         if value.shape[1] != self.channels:
@@ -190,7 +192,7 @@ class SeriesCodec(Codec):
             return x
         value, real, s = x["value"], x["real"], self.strength
         p, t, c = value.shape
-        value = value * (1 + 0.1 * s * draws.normal(1, c)) + 0.05 * s * draws.normal(t, c)
+        value = value + 0.1 * s * draws.normal(t, c)
         return {**x, "value": value.masked_fill(~real, 0.0)}
 
     def filler(self) -> Value:
@@ -272,17 +274,21 @@ class SeriesCnn(_SeriesEncoder):
 class _SeriesRecurrent(_SeriesEncoder):
     cell = "gru"
 
-    def __init__(self, codec: SeriesCodec, width: int, *, depth: int = 2, stride: int = 0, dropout: float = 0.1):
+    def __init__(self, codec: SeriesCodec, width: int, *, depth: int = 2, stride: int = 0, last: bool = False, dropout: float = 0.1):
         super().__init__(codec, width)
-        self.stride = stride or max(1, -(-codec.longest // 32))
+        self.stride, self.last, self.dropout = stride or max(1, -(-codec.longest // 32)), last, dropout
         self.enter = nn.Linear(2 * codec.channels, width)
         self.recurrent = Recurrent(width, width, depth, self.cell, dropout)
         self.norm = nn.LayerNorm(width)
-        self.most_tokens = -(-codec.longest // self.stride)
+        self.most_tokens = 1 if last else -(-codec.longest // self.stride)
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = self.entered(x)
-        return Encoded(*_pooled(self.norm(self.recurrent(F.gelu(self.enter(h)), mask)), mask, self.stride))
+        h = F.dropout(self.norm(self.recurrent(F.gelu(self.enter(h)), mask)), self.dropout, self.training)
+        if not self.last:
+            return Encoded(*_pooled(h, mask, self.stride))
+        end = (mask.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, h.shape[-1])
+        return Encoded(h.gather(1, end), mask.any(1, keepdim=True))
 
 
 @encoders("series-gru")
@@ -294,7 +300,8 @@ class SeriesGru(_SeriesRecurrent):
     Args:
         depth: recurrent layers.
         stride: readings per token; 0 = so that there are at most 32 tokens.
-        dropout: between the layers.
+        last: one token instead, the state after the last reading: for forecasts and for what the latest readings decide.
+        dropout: between the layers and on the tokens.
     Shapes:
         value [P, T, C], real [P, T, C] -> tokens [P, T / stride, D]
     Cost:
@@ -311,7 +318,8 @@ class SeriesLstm(_SeriesRecurrent):
     Args:
         depth: recurrent layers.
         stride: readings per token; 0 = so that there are at most 32 tokens.
-        dropout: between the layers.
+        last: one token instead, the state after the last reading: for forecasts and for what the latest readings decide.
+        dropout: between the layers and on the tokens.
     Shapes:
         value [P, T, C], real [P, T, C] -> tokens [P, T / stride, D]
     Cost:
@@ -423,6 +431,12 @@ def _is_table(raw: Sequence[Any]) -> bool:
         and len({len(r) for r in raw}) == 1
         and not any(isinstance(v, list | str) and v != "" for r in raw for v in r)
     )
+
+
+def _numbers(raw: Any) -> np.ndarray:
+    if isinstance(raw, np.ndarray) and raw.dtype.kind in "cMmV":
+        raise TypeError(f"{raw.dtype} is no reading")
+    return np.array(raw, dtype=np.float64)
 
 
 def _is_number(text: str) -> bool:

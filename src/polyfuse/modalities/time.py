@@ -11,6 +11,7 @@ import numpy as np
 from ..core import TabularCodec, codecs
 
 _FORMATS = ("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y-%m", "%Y%m%dT%H%M%S")
+_SECONDS = re.compile(r"-?[0-9]{9,10}(\.[0-9]+)?")  # as text, from 1973 on: "2024" is no second
 _LIKE = re.compile(r"\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ]\d.*)?$|\d{1,2}\.\d{1,2}\.\d{4}( \d.*)?$")
 
 
@@ -49,22 +50,26 @@ class TimeCodec(TabularCodec):
         if raw is None or (isinstance(raw, str) and not raw.strip()):
             return None
         if isinstance(raw, np.datetime64):
-            raw = raw.astype("datetime64[us]").item()
-            if raw is None:
+            if np.isnat(raw):
                 return None
+            raw = raw.astype("datetime64[s]").item()  # a datetime, or seconds where a datetime cannot hold the year
         if isinstance(raw, str):
             raw = self._parsed(raw.strip())
+            if isinstance(raw, str) and _SECONDS.fullmatch(raw):
+                raw = float(raw)
         if isinstance(raw, datetime):
             return (raw if raw.tzinfo else raw.replace(tzinfo=UTC)).timestamp()
         if isinstance(raw, date):
             return datetime(raw.year, raw.month, raw.day, tzinfo=UTC).timestamp()
-        if isinstance(raw, int | float | np.number) and not isinstance(raw, bool):
-            seconds = float(raw)
+        if isinstance(raw, int | float | np.integer | np.floating) and not isinstance(raw, bool):
+            seconds = math.inf if isinstance(raw, int) and raw.bit_length() > 63 else float(raw)
             if math.isnan(seconds):
                 return None
             if abs(seconds) < 1e11:  # years 0 to 5000
                 return seconds
-        raise self.error(f"cannot read {str(raw)[:40]!r} as a time", expected="a date such as 2026-11-21 or 2026-11-21T13:45")
+            raise self.error("holds a number that is no time", expected="seconds since 1970, or a date such as 2026-11-21")
+        shown = repr(raw[:40]) if isinstance(raw, str) else f"a {type(raw).__name__}"
+        raise self.error(f"cannot read {shown} as a time", expected="a date such as 2026-11-21 or 2026-11-21T13:45")
 
     def _parsed(self, text: str) -> datetime | str:
         try:

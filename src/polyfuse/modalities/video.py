@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import Codec, Draws, Encoded, Encoder, Value, codecs, encoders
+from ..core import Codec, DataError, Draws, Encoded, Encoder, Value, codecs, encoders
 from ..core.layers import Recurrent, Transformer, positions
-from ..core.vision import MOST_PIXELS, PlainConvs, nearest_size, open_picture, picture_of, pixels_of, warp
+from ..core.vision import MOST_PIXELS, Jpeg, PlainConvs, bytes_of, decoding, nearest_size, open_picture, picture_of, pixels_of, warp
 
 SUFFIXES = (".gif", ".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg")
 _CONTAINERS = (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
 _SAMPLE = 50
-_MOST_FRAMES = 20_000  # of a clip that tells no length; more are refused
+_LONG = 5_000  # frames; of a longer clip only the key frames are decoded
 
 
 @codecs("video")
@@ -24,7 +24,8 @@ class VideoCodec(Codec):
     """A clip as frames that are evenly spaced over its time.
 
     GIF and animated WebP and PNG are read as they are; mp4, webm, avi, mov and mkv through PyAV (pip install polyfuse[video]).
-    A still picture is a clip of one frame. The sound track is a column of its own.
+    A still picture is a clip of one frame. The sound track is a column of its own. Of a clip of more than 5000 frames only
+    key frames are decoded, those nearest to even spacing.
     Source: ours.
 
     Args:
@@ -67,55 +68,85 @@ class VideoCodec(Codec):
                 raise self.error("the file is empty (zero bytes)", expected="a clip")
             contained = raw[4:8] == b"ftyp" or raw.startswith(_CONTAINERS) or (raw[:4] == b"RIFF" and raw[8:12] == b"AVI ")
             return self._contained(raw) if contained else self._animated(raw)
-        if isinstance(raw, np.ndarray) and raw.ndim in (3, 4) and len(raw):
-            return [picture_of(raw[i], self.error) for i in _spaced(len(raw), self._wanted)]
+        if isinstance(raw, list | tuple) and raw and not any(isinstance(frame, bytes) for frame in raw):
+            try:
+                raw = np.asarray(raw)
+            except ValueError:
+                raise self.error("has frames of different shapes", expected="an array [time, height, width] of a clip") from None
+        if isinstance(raw, np.ndarray):
+            return self._of_array(raw)
         if isinstance(raw, list | tuple) and raw:
-            return [
-                picture_of(np.asarray(raw[i]), self.error) if not isinstance(raw[i], bytes) else open_picture(raw[i], self.error)
-                for i in _spaced(len(raw), self._wanted)
-            ]
+            return [self._of_file(raw[i]) for i in _spaced(len(raw), self._wanted)]
         raise self.error(f"holds a {type(raw).__name__}", expected="a path, bytes or an array [time, height, width] of a clip")
+
+    def _of_array(self, array: np.ndarray) -> list[Any]:
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4)):
+            array = array[None]  # a still picture
+        if array.ndim not in (3, 4) or not array.size:
+            raise self.error(f"is an array of shape {array.shape}", expected="[time, height, width] or [time, height, width, 3]")
+        kept = bytes_of(array[_spaced(len(array), self._wanted)], self.error)  # one range for all frames: no flicker
+        return [picture_of(frame, self.error) for frame in kept]
+
+    def _of_file(self, frame: Any) -> Any:
+        if not isinstance(frame, bytes):
+            raise self.error(f"has a {type(frame).__name__} among its frames", expected="pictures only")
+        return open_picture(frame, self.error)
 
     @property
     def _wanted(self) -> int:
         return self.frames if self.frames else 16
 
     def _animated(self, data: bytes) -> list[Any]:
-        from PIL import Image
-
         picture = open_picture(data, self.error)
-        try:
+        if isinstance(picture, Jpeg):
+            return [picture]
+        with decoding("the clip cannot be decoded", self.error):
             count = int(getattr(picture, "n_frames", 1))
             if count * picture.width * picture.height > 10 * MOST_PIXELS:
                 raise self.error(f"has {count} frames of {picture.width} x {picture.height} pixels", expected="a smaller clip")
             frames = []
             for at in _spaced(count, self._wanted):
                 picture.seek(at)
-                frames.append(picture.convert("RGBA" if "transparency" in picture.info else "L" if picture.mode == "L" else "RGB"))
-            return frames
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
-            if isinstance(error, type(self.error(""))):
-                raise
-            raise self.error(f"the clip cannot be decoded ({error})", expected="a whole clip") from None
+                frames.append(self._kept(picture))
+        return frames
+
+    def _kept(self, picture: Any) -> Any:
+        """A copy of the present frame, at most a few times as large as needed: sixteen whole ones would fill the memory."""
+        if picture.mode in ("1", "P", "PA"):
+            picture = picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")
+        enough = 2 * max(self.size, 64)
+        fewer = max(1, picture.width // enough), max(1, picture.height // enough)
+        return picture.reduce(fewer) if fewer != (1, 1) and picture.mode in ("L", "LA", "RGB", "RGBA") else picture.copy()
 
     def _contained(self, data: bytes) -> list[Any]:
         try:
             import av
         except ImportError:
-            raise self.error("is a clip that needs PyAV", fix="pip install polyfuse[video]") from None
-        try:
-            with av.open(BytesIO(data), "r") as container:
-                if not container.streams.video:
+            raise self.error("is a clip in a container", expected="PyAV, which reads it", fix="pip install polyfuse[video]") from None
+        frames = []
+        with (
+            decoding("the clip cannot be decoded", self.error, av.error.FFmpegError),
+            av.open(BytesIO(data), "r", metadata_errors="replace") as container,
+        ):
+            if not container.streams.video:
+                if container.streams.audio:
                     raise self.error("has no frames, only sound", expected="a clip", fix="declare modality='audio'")
-                stream = container.streams.video[0]
-                if stream.width * stream.height > MOST_PIXELS:
-                    raise self.error(f"has frames of {stream.width} x {stream.height} pixels", expected=f"at most {MOST_PIXELS:,} pixels")
-                count = stream.frames or sum(1 for _ in zip(container.decode(video=0), range(_MOST_FRAMES)))
-                container.seek(0)
-                wanted = set(_spaced(count, self._wanted))
-                frames = [f.to_image() for i, f in enumerate(container.decode(video=0)) if i in wanted]
-        except av.error.FFmpegError as error:
-            raise self.error(f"the clip cannot be decoded ({error})", expected="a whole clip") from None
+                raise self.error("has no frames", expected="a whole clip")
+            stream = container.streams.video[0]
+            if stream.width * stream.height > MOST_PIXELS:
+                raise self.error(f"has frames of {stream.width} x {stream.height} pixels", expected=f"at most {MOST_PIXELS:,} pixels")
+            is_key = [packet.is_keyframe for packet in container.demux(stream) if packet.size]  # the header's count may be wrong
+            wanted, keys = _spaced(len(is_key), self._wanted), np.flatnonzero(is_key)
+            if len(is_key) > _LONG and len(keys):
+                stream.codec_context.skip_frame = "NONKEY"
+                wanted = sorted({int(np.abs(keys - at).argmin()) for at in wanted})
+            container.seek(0)
+            for at, frame in enumerate(container.decode(stream)):
+                if at in wanted:
+                    upright = frame.to_image().rotate(frame.rotation, expand=True)  # a telephone held upright says so in the header
+                    frames.append(self._kept(upright))
+                if at == wanted[-1]:
+                    break
         if not frames:
             raise self.error("has no frames", expected="a clip with at least one")
         return frames
@@ -131,7 +162,12 @@ class VideoCodec(Codec):
                 break
         self.frames = self.given_frames or (sorted(counts)[len(counts) // 2] if counts else 8)
         self.size = self.given_size or nearest_size(sides, 64)
-        shown = [pixels_of(p, self.size, 3, self.error) for p in pictures]
+        shown = []
+        for picture in pictures:
+            try:
+                shown.append(pixels_of(picture, self.size, 3, self.error))
+            except DataError:
+                continue
         grey = bool(shown) and all((p[0] == p[1]).all() and (p[1] == p[2]).all() for p in shown)
         self.channels = self.given_channels or (1 if grey else 3)
         if shown:

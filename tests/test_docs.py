@@ -1,0 +1,47 @@
+"""What the README and the tutorial tell a reader to run, runs."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from polyfuse.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    for name in ("train.csv", "test.csv", "images", "sounds"):
+        source = ROOT / "examples" / "digits" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(digits, monkeypatch, capsys):
+    lines = [line[2:] for block in blocks("docs/tutorial.md", "console") for line in block.splitlines() if line.startswith("$ ")]
+    assert len(lines) >= 6
+    for line in lines:
+        monkeypatch.setattr("sys.argv", shlex.split(line.replace("--time 30s", "--time 15s")))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0, line
+    assert {"schema.json", "digits.bundle", "small.bundle", "answers.csv"} <= {p.name for p in digits.iterdir()}
+    for block in blocks("docs/tutorial.md", "python"):
+        exec(compile(block, "docs/tutorial.md", "exec"), {})
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if "://" not in target:
+            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
