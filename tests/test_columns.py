@@ -182,11 +182,15 @@ def test_a_series_of_any_unit_is_scaled_alike(scale):
 
 def test_several_columns_are_channels_stretched_to_the_longest():
     codec = codecs.build("series", "c")
-    np.testing.assert_array_equal(codec.read([npy(np.arange(4.0)), npy(np.array([7.0, 8.0]))]), [[0, 7], [1, 7], [2, 8], [3, 8]])
-    np.testing.assert_array_equal(codec.read([np.array([1.0, 2.0]), None]), [[1, np.nan], [2, np.nan]])
-    np.testing.assert_array_equal(codec.read(["1", "2.5", None]), [[1], [2.5], [np.nan]])
+    np.testing.assert_array_equal(codec.read((npy(np.arange(4.0)), npy(np.array([7.0, 8.0])))), [[0, 7], [1, 7], [2, 8], [3, 8]])
+    np.testing.assert_array_equal(codec.read((np.array([1.0, 2.0]), None)), [[1, np.nan], [2, np.nan]])
+    np.testing.assert_array_equal(codec.read(("1", "2.5", None)), [[1], [2.5], [np.nan]])
     with pytest.raises(DataError, match="no series"):
-        codec.read([npy(np.arange(4.0)), b"oops,"])
+        codec.read((npy(np.arange(4.0)), b"oops,"))
+    np.testing.assert_array_equal(codec.read(([1, 2, 3], [4, 5, 6])), [[1, 4], [2, 5], [3, 6]])
+    np.testing.assert_array_equal(codec.read([[1, 2, 3], [4, 5, 6]]), [[1, 2, 3], [4, 5, 6]])
+    with pytest.raises(DataError, match="as a series"):
+        codec.read([[1], [2, 3]])
 
 
 def test_another_number_of_channels_is_refused_and_long_series_keep_their_end():

@@ -1,7 +1,7 @@
 """A full disk and folders that cannot be written: a clear message, nothing half-written, nothing lost."""
 
-import os
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ def small_disk(tmp_path):
     """A file system of one megabyte."""
     folder = tmp_path / "small"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True) if os.name == "posix" else None
-    if done is None or done.returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs Linux and the right to mount")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)

@@ -62,7 +62,7 @@ class Codec:
         """One raw cell to a Python value; None means missing.
 
         A media codec gets bytes or an array instead of a path, or a list of those. A column made of several
-        gets a list, one raw value per source (a numpy array per source where the table is cut into windows).
+        gets a tuple, one raw value per source (a numpy array per source where the table is cut into windows).
 
         Raises:
             DataError: the cell cannot be read. `data` adds row and file to the message.

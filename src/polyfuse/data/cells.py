@@ -21,7 +21,7 @@ _CHUNK = 4096
 def raw_values(table: Table, column: Column, rows: np.ndarray | None = None, index: WindowIndex | None = None) -> Iterator[Any]:
     """The raw cells of a column, None for missing; never the whole column in memory at once.
 
-    A column of several sources gives a list with one raw value each (None where all are missing); a source that the
+    A column of several sources gives a tuple of one raw value each (None where all are missing); a source that the
     table does not have is missing. In a table cut into windows, a column of sources that is not tabular gives one
     array [T, sources] a window, and every other column its value in the window's target row.
     """
@@ -36,7 +36,7 @@ def raw_values(table: Table, column: Column, rows: np.ndarray | None = None, ind
     count = len(table) if rows is None else len(rows)
     each = [_plain(table.column(s), rows) if s in table.names else iter([None] * count) for s in column.sources]
     for values in zip(*each):
-        yield None if all(v is None for v in values) else list(values)
+        yield None if all(v is None for v in values) else values
 
 
 def _plain(array: pa.ChunkedArray, rows: np.ndarray | None) -> Iterator[Any]:
@@ -85,7 +85,8 @@ class Opener:
         if isinstance(raw, dict) and raw.get("array") is None and ("bytes" in raw or "path" in raw):
             return raw["bytes"] if raw.get("bytes") is not None else self.open(raw.get("path"), codec)
         if isinstance(raw, list | tuple) and any(isinstance(v, str | bytes | dict | Path) for v in raw):
-            return [self.open(v, codec) for v in raw]
+            opened = [self.open(v, codec) for v in raw]
+            return tuple(opened) if isinstance(raw, tuple) else opened
         if hasattr(raw, "getexif") and hasattr(raw, "convert"):  # a Pillow image
             return np.asarray(raw)
         return raw
@@ -165,7 +166,7 @@ def _feed(h: Any, value: Any) -> None:
         h.update(f"a{value.dtype.str}{value.shape}".encode())
         h.update(np.ascontiguousarray(value).tobytes())
     elif isinstance(value, list | tuple):
-        h.update(f"l{len(value)}".encode())
+        h.update(f"{type(value).__name__}{len(value)}".encode())
         for v in value:
             _feed(h, v)
     elif isinstance(value, dict):

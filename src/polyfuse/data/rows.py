@@ -11,11 +11,11 @@ Warnings = list[list[str]]
 
 
 def raw_of(row: dict[str, Any], column: Column) -> Any:
-    """The raw cell of a column in a row given as a dict: by its own name, or one value per source; None = missing."""
+    """The raw cell of a column in a row given as a dict: by its own name, or a tuple of one value per source; None = missing."""
     if not column.sources or column.name in row:
         return _given(row.get(column.name))
     values = [_given(row.get(source)) for source in column.sources]
-    return None if all(v is None for v in values) else values
+    return None if all(v is None for v in values) else tuple(values)
 
 
 def _given(raw: Any) -> Any:

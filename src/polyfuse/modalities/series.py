@@ -85,7 +85,7 @@ class SeriesCodec(Codec):
                 raise self.error(f"cannot read {raw[:40]!r} as a series", expected="a list such as [0.1, null, 0.3], or a path") from None
         if isinstance(raw, bytes):
             raw = self._from_file(raw)
-        if isinstance(raw, list | tuple) and any(isinstance(r, list | tuple | np.ndarray | bytes) for r in raw) and not _is_table(raw):
+        if isinstance(raw, tuple) and any(isinstance(r, list | np.ndarray | bytes) for r in raw):  # one series per source column
             return self._stretched(raw)
         return self._checked(raw)
 
@@ -422,15 +422,6 @@ def _pooled(h: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     h = F.pad(h.masked_fill(~mask.unsqueeze(-1), 0.0), (0, 0, 0, pad)).unflatten(1, (-1, stride))
     m = F.pad(mask, (0, pad)).unflatten(1, (-1, stride))
     return h.sum(2) / m.sum(2, keepdim=True).clamp(min=1), m.any(2)
-
-
-def _is_table(raw: Sequence[Any]) -> bool:
-    """A list per time step, all of one length: [[..], [..]]; not one array or text per source column."""
-    return (
-        all(isinstance(r, list | tuple) for r in raw)
-        and len({len(r) for r in raw}) == 1
-        and not any(isinstance(v, list | str) and v != "" for r in raw for v in r)
-    )
 
 
 def _numbers(raw: Any) -> np.ndarray:
