@@ -10,7 +10,6 @@ from pathlib import Path
 
 os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
 
-import polyfuse as pf
 from polyfuse import contract
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +19,6 @@ COMMANDS = ["look", "fit", "predict", "evaluate", "cache", "check", "info", "par
 
 def pages() -> dict[Path, str]:
     """{path: text} of every generated page."""
-    pf.Bundle  # noqa: B018  fills the registries
     out: dict[Path, str] = {}
     contents = ["# Reference", "", "Generated from the docstrings by `make docs`.", ""]
     for noun, entries in contract.list_parts().items():
