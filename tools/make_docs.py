@@ -1,8 +1,9 @@
-"""Write docs/reference from the docstrings and --help; with --check, fail where a page is stale.
+"""Write docs/reference from the docstrings and --help, and the README's table from benchmarks/results; --check fails where one is stale.
 
 python tools/make_docs.py [--check]
 """
 
+import csv
 import os
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from polyfuse import contract
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
+README = ROOT / "README.md"
+PROGRAMS = ("start", "latency", "throughput", "memory", "size", "real")
+BEGIN, END = "<!-- results: made by `make docs` -->", "<!-- end of results -->"
 COMMANDS = ["look", "fit", "predict", "evaluate", "cache", "check", "info", "parts"]
 
 
@@ -28,6 +32,7 @@ def pages() -> dict[Path, str]:
             contents.append(f"- [{entry['name']}]({noun}/{entry['name']}.md): {entry['summary']}")
         contents.append("")
     out[REFERENCE / "commands.md"] = commands()
+    out[README] = readme()
     contents += ["## Command line", "", "- [commands](commands.md): every command with its options", ""]
     out[REFERENCE / "index.md"] = "\n".join(contents)
     return out
@@ -54,6 +59,22 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+def readme() -> str:
+    """The README with the last measured value of every figure that has a bar between its two marks."""
+    lines = ["| what | measured | bar | holds | program, commit |", "|---|---|---|---|---|"]
+    for program in PROGRAMS:
+        path = ROOT / "benchmarks" / "results" / f"{program}.csv"
+        rows = list(csv.DictReader(path.read_text("utf-8").splitlines())) if path.is_file() else []
+        latest = {row["figure"]: row for row in rows if row["bar"]}
+        for row in latest.values():
+            spread = f" ± {float(row['spread']):.2g}" if float(row["spread"]) else ""
+            holds = "yes" if row["holds"] == "True" else "**no**"
+            measured = f"{float(row['value']):.4g}{spread} {row['unit']}"
+            lines.append(f"| {row['figure']} | {measured} | {float(row['bar']):g} | {holds} | `{program}.py`, {row['commit'][:7]} |")
+    before, after = README.read_text("utf-8").split(BEGIN)[0], README.read_text("utf-8").split(END)[1]
+    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
+
+
 def main() -> None:
     made = pages()
     stale = [p for p, text in made.items() if not p.is_file() or p.read_text("utf-8") != text]
@@ -67,7 +88,7 @@ def main() -> None:
     for path, text in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
-    print(f"{len(made)} pages in docs/reference, {len(stale)} changed")
+    print(f"{len(made)} pages, {len(stale)} changed")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Make the demonstration's data: train.csv, test.csv, images/ and sounds/ beside this file.
 
     apt-get install espeak-ng        # 1.51 made the files that are kept in the repository
+    pip install scikit-learn
     python examples/digits/make.py
 
 Every row is one digit that somebody wrote, said, remarked on and whose pen was measured; each of these is spoiled on
