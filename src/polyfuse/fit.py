@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time as clock
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,10 @@ def fit(
     """
     started = clock.monotonic()
     budget_s = seconds(time)
-    progress = Progress(quiet)
-    if out is not None:
+    world = _world(device)
+    main = world is None or world.is_main_process
+    progress = Progress(quiet or not main)
+    if out is not None and main:
         check_place(Path(out), overwrite)
     if threads:
         torch.set_num_threads(threads)
@@ -114,15 +116,18 @@ def fit(
         run = Run(the_schema, made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside)
         for note in run.store.notes:
             progress.say(f"note: {note}", "yellow")
-        folder = _run_folder(out, made, table, val_table, resume)
-        with tracker(log_to, Path(out).parent if out else Path.cwd(), made) as log:
+        with world.main_process_first() if world else nullcontext():
+            folder = _run_folder(out, made, table, val_table, resume, main)
+        with tracker(log_to if main else None, Path(out).parent if out else Path.cwd(), made) as log:
             bundle = _train(run, val_table, folder, resume, device, None if budget_s is None else (started, budget_s), log)
     bundle.card["seconds"] = round(clock.monotonic() - started, 2)
-    if out is not None:
+    if out is not None and main:
         bundle.save(out, overwrite=overwrite)
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
         progress.say(f"wrote {out}")
+    if world:
+        world.wait_for_everyone()
     return bundle
 
 
@@ -169,6 +174,15 @@ def _train(
     for line in summary(bundle.card):
         run.progress.say(line)
     return bundle
+
+
+def _world(device: str | None) -> Any:
+    """accelerate's state where several processes run this same fit (`accelerate launch`, `torchrun`); else None."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu")
 
 
 # -- the steps --------------------------------------------------------------------------------------------------
@@ -233,7 +247,9 @@ def _schema(
 # -- what is written --------------------------------------------------------------------------------------------
 
 
-def _run_folder(out: str | Path | None, recipe: dict[str, Any], table: Table, val_table: Table | None, resume: bool) -> Path | None:
+def _run_folder(
+    out: str | Path | None, recipe: dict[str, Any], table: Table, val_table: Table | None, resume: bool, main: bool
+) -> Path | None:
     """The folder that holds checkpoints, and the promise that it belongs to these very options and data."""
     if out is None:
         if resume:
@@ -253,7 +269,7 @@ def _run_folder(out: str | Path | None, recipe: dict[str, Any], table: Table, va
                 "has other data or options than the run that was stopped",
                 fix="give the same ones, or start anew without --resume",
             )
-        if not resume or old is None:
+        if main and (not resume or old is None):
             shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)

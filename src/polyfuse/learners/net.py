@@ -212,7 +212,7 @@ class _Loop:
                         continue  # a resumed run starts inside its epoch
                     run.loss += self._step(batch, epoch)
                     run.step += 1
-                    run.seconds = time.monotonic() - started
+                    run.seconds = self._agreed(time.monotonic() - started, budget_s)
                     bar.step()
                     if replay and run.step == replay.get("changed_at", -1):
                         run.steps, run.changed_at = replay["steps"], run.step
@@ -235,6 +235,14 @@ class _Loop:
                     saved = time.monotonic()
                 if out_of_time or (o.patience and epoch - run.best_epoch >= o.patience):
                     break
+
+    def _agreed(self, seconds: float, budget_s: float | None) -> float:
+        """Under a budget all processes go by the first one's clock, or they would stop at different steps."""
+        if budget_s is None or self.accelerator.num_processes == 1:
+            return seconds
+        from accelerate.utils import broadcast_object_list
+
+        return float(broadcast_object_list([seconds])[0])
 
     def _plan(self, budget_s: float, timed: int, bar: Any) -> None:
         """After a few steps: how many the budget has room for; the rate then falls over just these."""
