@@ -271,21 +271,23 @@ class ConvBlock(nn.Module):
 class PlainConvs(nn.Module):
     """Convolutions from a picture down to a map of about 4 x 4: [P, C, H, W] -> maps, shallow to deep.
 
-    Channels double while the side halves, so that no layer is costly; at full size there is one thin convolution.
-    Source: ours, after VGG (Simonyan and Zisserman 2015), with a norm over a row's whole map (Wu and He 2018).
+    A stage convolves and halves the side; its channels are half of the next one's, so that no stage is costly. No norms:
+    one over a row's map drowns a small thing before a large plain ground, one over rows would mix them.
+    Source: ours, after LeCun et al. 1998, "Gradient-Based Learning Applied to Document Recognition".
     """
 
-    def __init__(self, channels: int, size: int, width: int, first: int = 16, convs: int = 2):
+    def __init__(self, channels: int, size: int, width: int, first: int = 16, convs: int = 0):
         super().__init__()
-        self.halvings = max(2, round(math.log2(max(size, 8) / 4)))
-        sizes = [max(min(first, width), width // 2 ** (self.halvings - i)) for i in range(self.halvings)]
+        count = max(2, round(math.log2(max(size, 8) / 4)))
+        convs = convs or (2 if count == 2 else 1)  # small pictures have few stages: these get depth
+        sizes = [max(min(first, width), width // 2 ** (count - 1 - i)) for i in range(count)]
         stages, inputs = [], channels
-        for at, outputs in enumerate([*sizes, width]):
-            layers: list[nn.Module] = [nn.AvgPool2d(2)] if at else []
-            for _ in range(convs if 0 < at < self.halvings else 1):
-                layers += [nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.GroupNorm(1, outputs), nn.GELU()]
+        for outputs in sizes:
+            layers: list[nn.Module] = []
+            for _ in range(convs):
+                layers += [nn.Conv2d(inputs, outputs, 3, 1, 1), nn.GELU()]
                 inputs = outputs
-            stages.append(nn.Sequential(*layers))
+            stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -297,7 +299,7 @@ class PlainConvs(nn.Module):
 
     def side(self, size: int) -> int:
         """Of the last map."""
-        return size // 2**self.halvings
+        return size // 2 ** len(self.stages)
 
 
 def as_tokens(maps: Tensor) -> Tensor:
