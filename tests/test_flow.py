@@ -276,6 +276,11 @@ def test_overwrite_never_removes_a_folder_that_is_no_bundle(mixed, tmp_path):
         ({"resume": True}, "needs --out"),
         ({"log_to": "tensorbord"}, "did you mean 'tensorboard'"),
         ({"columns": {"phto": "image"}}, "phto"),
+        ({"set": {"trace.depth": 0}}, r"encoder 'series-cnn', option 'depth': is 0. Expected a whole number from 1 on"),
+        ({"set": {"trace.depth": 2.5}}, "option 'depth': is 2.5. Expected a whole number"),
+        ({"set": {"fusion.dropout": 1.0}}, "option 'dropout': is 1.0. Expected a number from 0 on, below 1"),
+        ({"set": {"photo.size": "big"}}, "option 'size': is 'big'"),
+        ({"set": {"photo.augment": float("nan")}}, "option 'augment': is nan"),
         ({"columns": {"photo": "imge"}}, "did you mean 'image'"),
     ],
 )

@@ -536,3 +536,9 @@ def test_a_window_that_cannot_be_read(text):
 def test_a_window_of_no_length_is_refused(options):
     with pytest.raises(pf.RecipeError, match="at least 1"):
         cut({"u": [1], "t": [1]}, **options)
+
+
+def test_many_columns_alike_are_told_in_one_line():
+    rows = [{**{f"margin{k}": (i * 37 + k * 11) % 101 / 7 for k in range(20)}, "y": "ab"[i % 2]} for i in range(40)]
+    lines = pf.look(rows, "y").lines()
+    assert len(lines) == 3 and "margin0 .. margin19" in lines[1] and "--join 'margin=vector:margin*'" in lines[1]

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .table import Table
 
 _SAMPLE = 2000  # cells of a column that are looked at
 _FILES = 25  # media files that are looked for
+_ALIKE = 8  # columns in a row whose names differ in a number only are told in one line
 _FEW_CLASSES = 20  # whole numbers with at most this many distinct values are classes of a target
 
 
@@ -48,9 +50,16 @@ class Looked:
     def lines(self) -> list[str]:
         """The report as text, a line a column; many joined or alike columns are told once."""
         rows = [("column", "role", "modality", "sure", "missing", "refused", "why")]
-        for c in self.columns:
-            share = f"{c.missing / c.seen:.0%}" if c.seen else "-"
-            rows.append((c.name, c.role, c.modality, f"{c.sure:.2f}", share, str(c.refused), c.why + _shown(c.sample)))
+        for (stem, role, modality), run in groupby(self.columns, lambda c: (c.name.rstrip("0123456789"), c.role, c.modality)):
+            alike = list(run)
+            for c in alike if len(alike) < _ALIKE else ():
+                share = f"{c.missing / c.seen:.0%}" if c.seen else "-"
+                rows.append((c.name, role, modality, f"{c.sure:.2f}", share, str(c.refused), c.why + _shown(c.sample)))
+            if len(alike) >= _ALIKE:
+                missing = sum(c.missing for c in alike) / max(sum(c.seen for c in alike), 1)
+                why = f"{len(alike)} columns alike; --join '{stem}=vector:{stem}*' makes them one cell"
+                sure, refused = min(c.sure for c in alike), sum(c.refused for c in alike)
+                rows.append((f"{alike[0].name} .. {alike[-1].name}", role, modality, f"{sure:.2f}", f"{missing:.0%}", str(refused), why))
         widths = [max(len(r[i]) for r in rows) for i in range(6)]
         return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[6]]) for row in rows]
 
