@@ -136,9 +136,9 @@ class Opener:
         """Whether the path, links followed, lies below the base folder; folders that many cells share are followed once."""
         folder, name = os.path.split(path)
         if link or name in ("", ".", ".."):
-            return Path(path).resolve().is_relative_to(self.root)
+            return Path(os.path.realpath(path)).is_relative_to(self.root)
         if folder not in self._folders:
-            self._folders[folder] = Path(folder).resolve().is_relative_to(self.root)
+            self._folders[folder] = Path(os.path.realpath(folder)).is_relative_to(self.root)
         return self._folders[folder]
 
     @staticmethod

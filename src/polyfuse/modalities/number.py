@@ -42,7 +42,7 @@ write 1.5, empty the cell, or declare modality='category'.
     def __init__(self, column: str):
         super().__init__(column)
         self.mean, self.std = 0.0, 1.0
-        self.knots: list[float] = [0.0]
+        self._set_knots([0.0])
 
     @classmethod
     def examples(cls) -> list[Any]:
@@ -115,7 +115,11 @@ write 1.5, empty the cell, or declare modality='category'.
         self.mean = float(x[0] + apart.mean())
         std = float(apart.std())
         self.std = std if std > max(1e-12 * abs(self.mean), float(np.finfo(np.float32).tiny)) else 1.0  # 1: a constant column
-        self.knots = np.unique(np.quantile(x, np.linspace(0, 1, 65))).tolist()
+        self._set_knots(np.unique(np.quantile(x, np.linspace(0, 1, 65))).tolist())
+
+    def _set_knots(self, knots: list[float]) -> None:
+        self.knots: list[float] = knots
+        self._at, self._share = np.array(knots), np.linspace(0.01, 0.99, len(knots))  # made once: a row has many numbers
 
     def clean(self, value: float) -> dict[str, np.ndarray]:
         return {"value": self.clean_many([value])["value"][0]}
@@ -124,8 +128,8 @@ write 1.5, empty the cell, or declare modality='category'.
         """{"value": [n, 2]} of n read values."""
         x = np.asarray(values, np.float64)
         plain = np.clip((x - self.mean) / self.std, -10, 10)
-        if len(self.knots) > 1:
-            share = np.interp(x, self.knots, np.linspace(0.01, 0.99, len(self.knots)))
+        if len(self._at) > 1:
+            share = np.interp(x, self._at, self._share)
         else:
             share = np.full(len(x), 0.5)
         return {"value": np.stack([plain, _normal_score(share)], 1).astype(np.float32)}
@@ -138,7 +142,8 @@ write 1.5, empty the cell, or declare modality='category'.
         return {"mean": self.mean, "std": self.std, "knots": self.knots}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.mean, self.std, self.knots = state["mean"], state["std"], list(state["knots"])
+        self.mean, self.std = state["mean"], state["std"]
+        self._set_knots(list(state["knots"]))
 
 
 def _decimal(raw: Any) -> float | None:
