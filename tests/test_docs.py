@@ -26,7 +26,7 @@ def digits(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs(digits, monkeypatch, capsys):
+def test_the_tutorial_and_the_readme_run(digits, monkeypatch, capsys):
     lines = [line[2:] for block in blocks("docs/tutorial.md", "console") for line in block.splitlines() if line.startswith("$ ")]
     assert len(lines) >= 6
     for line in lines:
@@ -35,8 +35,9 @@ def test_the_tutorial_runs(digits, monkeypatch, capsys):
             main()
         assert ended.value.code == 0, line
     assert {"schema.json", "digits.bundle", "small.bundle", "answers.csv"} <= {p.name for p in digits.iterdir()}
-    for block in blocks("docs/tutorial.md", "python"):
-        exec(compile(block, "docs/tutorial.md", "exec"), {})
+    for page in ("docs/tutorial.md", "README.md"):
+        for block in blocks(page, "python"):
+            exec(compile(block.replace('time="20s"', 'time="10s", overwrite=True'), page, "exec"), {})
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])

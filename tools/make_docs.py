@@ -5,6 +5,7 @@ python tools/make_docs.py [--check]
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def readme() -> str:
     for program in PROGRAMS:
         path = ROOT / "benchmarks" / "results" / f"{program}.csv"
         rows = list(csv.DictReader(path.read_text("utf-8").splitlines())) if path.is_file() else []
-        latest = {row["figure"]: row for row in rows if row["bar"]}
+        latest = {re.sub(r", \d+ seeds", "", row["figure"]): row for row in rows if row["bar"]}
         for row in latest.values():
             spread = f" ± {float(row['spread']):.2g}" if float(row["spread"]) else ""
             holds = "yes" if row["holds"] == "True" else "**no**"

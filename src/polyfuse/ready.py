@@ -25,6 +25,7 @@ from .data import (
     prepare,
     prepare_table,
     prepare_tabular,
+    room,
     size_text,
     windows,
 )
@@ -119,6 +120,9 @@ def _dataset(run: Run, source: Source, fitted: dict[str, Codec], label: str) -> 
     views = views_of(run.schema, fitted)
     prepared: dict[str, Any] = {}
     refused: dict[str, dict[int, str]] = {}
+    needed = sum(room(source, run.schema[view], codec, run.store) for view, codec in views.items() if not isinstance(codec, TableCodec))
+    if needed:
+        run.progress.say(f"preparing {label}: takes about {size_text(needed)} in {run.store.root}")
     with run.progress.bar(f"preparing {label}", len(source) * len(views)) as bar:
         for view, codec in views.items():
             bar.about(view)
@@ -199,8 +203,6 @@ def announce(run: Run, rows: np.ndarray, held: np.ndarray) -> None:
     for name, bad in run.refused.items():
         if bad:
             say(f"refused: {len(bad)} cells of '{name}', e.g. {next(iter(bad.values()))}", "yellow")
-    used = sum(e["bytes"] for e in run.store.entries())
-    say(f"prepared store: {size_text(used)} in {run.store.root}")
 
 
 def _stream(data: Dataset, view: str, rows: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:

@@ -3,7 +3,7 @@
 from .batches import Dataset, Joined, orders
 from .cells import Opener, digest, raw_values
 from .infer import ColumnReport, Looked, look, schema_from_file
-from .prepare import Source, fit_codec, prepare, prepare_table, prepare_tabular
+from .prepare import Source, fit_codec, prepare, prepare_table, prepare_tabular, room
 from .split import Split, hold_out
 from .store import Prepared, PreparedTable, Store, size_text
 from .table import Table, read, write
@@ -33,6 +33,7 @@ __all__ = [
     "prepare_tabular",
     "raw_values",
     "read",
+    "room",
     "schema_from_file",
     "size_text",
     "windows",

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..core import Codec, Column, DataError, TableCodec, TabularCodec, Value
 from .cells import Opener, digest, raw_values
-from .store import Prepared, PreparedTable, Store, in_order, key_of, open_entry, size_text
+from .store import Prepared, PreparedTable, Store, in_order, key_of, open_entry
 from .table import Table
 from .window import WindowIndex
 
@@ -164,6 +164,11 @@ def _start(source: Source, column: Column, codec: Codec) -> str:
     return key_of(codec, column.options, digests)
 
 
+def room(source: Source, column: Column, codec: Codec, store: Store) -> int:
+    """About how many bytes preparing the column would add to the store; 0 where it looks as if it were there."""
+    return 0 if store.begun(_start(source, column, codec)) else _room(source, column, codec)
+
+
 def _room(source: Source, column: Column, codec: Codec) -> int:
     """About how many bytes the column will take at most, from a few cells spread over it."""
     sample = np.unique(np.linspace(0, max(len(source) - 1, 0), min(_ESTIMATE, len(source))).astype(np.int64))
@@ -175,11 +180,6 @@ def _room(source: Source, column: Column, codec: Codec) -> int:
         except DataError:
             continue
     return int(sum(sizes) / max(len(sample), 1) * len(source))
-
-
-def room_text(source: Source, column: Column, codec: Codec) -> str:
-    """What a column would take in the store, in words, before anything is prepared."""
-    return size_text(_room(source, column, codec))
 
 
 def read_tabular(
