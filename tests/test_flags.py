@@ -1,6 +1,8 @@
 """What steers a fit: splits, weights, joins, windows, schemas; through the API as the command line calls it."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -147,3 +149,16 @@ def test_two_fits_at_once_share_one_store(mixed):
         t.join()
     assert not errors and made[0].card["data"] == made[1].card["data"]
     assert len(pf.Store().entries()) == 4, "photo, sound, note and trace, each once"
+
+
+def test_two_fits_never_write_to_one_place(table, tmp_path):
+    """The second is refused at once; when the first is done or was killed, its place is free."""
+    code = f"from filelock import FileLock; lock = FileLock(r'{tmp_path / '.b.lock'}'); lock.acquire(); print('held', flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(pf.RecipeError, match="is being written by another fit"):
+        pf.fit(table, "y", out=tmp_path / "b", **QUICK)
+    other.kill()
+    other.communicate()
+    pf.fit(table, "y", out=tmp_path / "b", **QUICK)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".b")] == []

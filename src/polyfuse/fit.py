@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from .bundle import Bundle, check_place
 from .card import make_card, summary
@@ -99,7 +100,7 @@ def fit(
     if threads:
         torch.set_num_threads(threads)
     given = _recipe(recipe)
-    with _scratch() as scratch:
+    with _scratch() as scratch, _alone(out if main else None):
         table = read(rows, scratch=scratch)
         val_table = None if val is None else read(val, scratch=scratch)
         for t in (table, val_table) if val_table is not None else (table,):
@@ -120,12 +121,12 @@ def fit(
             folder = _run_folder(out, made, table, val_table, resume, main)
         with tracker(log_to if main else None, Path(out).parent if out else Path.cwd(), made) as log:
             bundle = _train(run, val_table, folder, resume, device, None if budget_s is None else (started, budget_s), log)
-    bundle.card["seconds"] = round(clock.monotonic() - started, 2)
-    if out is not None and main:
-        bundle.save(out, overwrite=overwrite)
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-        progress.say(f"wrote {out}")
+        bundle.card["seconds"] = round(clock.monotonic() - started, 2)
+        if out is not None and main:
+            bundle.save(out, overwrite=overwrite)
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
+            progress.say(f"wrote {out}")
     if world:
         world.wait_for_everyone()
     return bundle
@@ -335,6 +336,25 @@ def seconds(time: float | str | None) -> float | None:
     if not math.isfinite(time) or time <= 0:
         raise RecipeError(f"--time '{time}'", "is no length of time", expected="more than 0 seconds")
     return float(time)
+
+
+@contextmanager
+def _alone(out: str | Path | None) -> Iterator[None]:
+    """One fit at a time writes to `out`; of a process that was killed the system frees the lock."""
+    if out is None:
+        yield
+        return
+    path = Path(out)
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RecipeError(f"--out '{out}'", "is being written by another fit", fix="wait for that one, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 @contextmanager
