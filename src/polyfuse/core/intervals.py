@@ -11,7 +11,7 @@ import numpy as np
 Figure = Callable[[np.ndarray], np.ndarray]
 """counts [K, L], how often row l is in draw k -> the figure of each draw [K]; NaN where it is not defined."""
 
-_CHUNK = 2_000_000  # counts held at once
+_CHUNK = 200_000  # counts held at once: a few megabytes with what a metric makes of them
 
 
 def bootstrap(figure: Figure, rows: int, draws: int = 1000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
