@@ -266,7 +266,7 @@ def _from_json(text: str, where: str) -> Any:
 
     try:
         return Tokenizer.from_str(text)
-    except BaseException as error:
+    except Exception as error:
         if type(error) is not Exception:  # the library raises the bare class for any fault of the file
             raise
         raise RecipeError(where, f"is no tokenizer ({_first_line(error)})", expected="a tokenizer.json of the tokenizers library") from None
