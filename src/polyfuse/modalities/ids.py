@@ -1,6 +1,5 @@
 """Lists of ids: what a user bought, which codes a patient has."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from ..core import Codec, Draws, Encoded, Encoder, Value, codecs, encoders
 from ..core.layers import AttentionPool
+from ..core.names import read_names
 
 
 @codecs("ids")
@@ -56,24 +56,13 @@ class IdsCodec(Codec):
         return 0.0
 
     def read(self, raw: Any) -> list[str] | str | None:
-        if raw is None or (isinstance(raw, str) and not raw.strip()):
-            return None
-        if isinstance(raw, str) and raw.lstrip().startswith("["):
-            try:
-                raw = json.loads(raw)
-            except (ValueError, RecursionError):
-                raise self.error(f"cannot read {raw[:40]!r} as a list", expected="ids such as [17, 4] or 17|4") from None
-        if isinstance(raw, np.ndarray):
-            raw = raw.tolist()
-        if isinstance(raw, list | tuple):
-            if not all(map(_is_id, raw)):
-                raise self.error("holds other things than ids", expected="ids such as [17, 4]")
-            if not len(raw):
-                raise self.error("is an empty list", expected="at least one id", fix="empty the cell where there is no list")
-            return [_text(v).strip() for v in raw]
-        if _is_id(raw) and not isinstance(raw, bool):
-            return _text(raw)
-        raise self.error(f"holds a {type(raw).__name__}", expected="ids such as [17, 4] or 17|4")
+        """-> ids, or the text that is cut at the separator `fit` found."""
+        if isinstance(raw, bool):
+            raise self.error("holds a bool", expected="ids such as [17, 4] or 17|4")
+        found = read_names(self, raw, "ids", "[17, 4] or 17|4")
+        if found == []:
+            raise self.error("is an empty list", expected="at least one id", fix="empty the cell where there is no list")
+        return found
 
     def fit(self, values: Iterator[list[str] | str]) -> None:
         kept = list(values)
@@ -135,12 +124,3 @@ class IdsBag(Encoder):
         age = mask.flip(1).long().cumsum(1).flip(1) - 1  # 0 = the last one
         h = F.dropout(h, self.dropout, self.training) + torch.exp(-age / 5.0).unsqueeze(-1) * self.recency
         return Encoded(self.norm(self.pool(h, mask)[0]).unsqueeze(1), mask.any(1, keepdim=True))
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, int | np.integer) and abs(int(value)) < 2**64)
-
-
-def _text(value: Any) -> str:
-    """Halves of surrogate pairs, which no file can hold, become question marks."""
-    return str(value).encode("utf-8", "replace").decode()

@@ -1,6 +1,5 @@
 """Several labels in a cell: a multi-label target, or tags as an input."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..core import Codec, Encoded, Encoder, Value, codecs, encoders
 from ..core.layers import Mlp
+from ..core.names import read_names
 
 
 @codecs("labels")
@@ -47,22 +47,7 @@ class LabelsCodec(Codec):
 
     def read(self, raw: Any) -> list[str] | str | None:
         """-> labels, or the text that `clean` cuts at the separator `fit` found."""
-        if raw is None or (isinstance(raw, str) and not raw.strip()):
-            return None
-        if isinstance(raw, str) and raw.lstrip().startswith("["):
-            try:
-                raw = json.loads(raw)
-            except (ValueError, RecursionError):
-                raise self.error(f"cannot read {raw[:40]!r} as a list", expected='labels such as ["red", "round"] or red|round') from None
-        if isinstance(raw, np.ndarray):
-            raw = raw.tolist()
-        if isinstance(raw, list | tuple):
-            if not all(map(_is_label, raw)):
-                raise self.error("holds other things than labels", expected='labels such as ["red", "round"]')
-            return [_text(v).strip() for v in raw]
-        if _is_label(raw):
-            return _text(raw)
-        raise self.error(f"holds a {type(raw).__name__}", expected='labels such as ["red", "round"] or red|round')
+        return read_names(self, raw, "labels", '["red", "round"] or red|round')
 
     def fit(self, values: Iterator[list[str] | str]) -> None:
         kept = list(values)
@@ -113,12 +98,3 @@ class LabelsMlp(Encoder):
         hot = x["hot"].new_zeros(len(x["hot"]), 1) if self.empty else x["hot"]
         tokens = self.out(hot).unsqueeze(1)
         return Encoded(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
-
-
-def _is_label(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, int | np.integer) and abs(int(value)) < 2**64)
-
-
-def _text(value: Any) -> str:
-    """Halves of surrogate pairs, which no file can hold, become question marks."""
-    return str(value).encode("utf-8", "replace").decode()
