@@ -206,10 +206,7 @@ class ImageResnet(_ImageEncoder):
         self.blocks = nn.ModuleList(blocks)
         self.norm = groups(width)
         self.dropout = dropout
-        side = codec.size
-        for _ in range(3 + (codec.size >= 64)):
-            side = (side + 1) // 2
-        self.each = side * side
+        self.each = _halved(codec.size, 3 + (codec.size >= 64)) ** 2
         self.most_tokens = self.each * codec.most
 
     def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -253,10 +250,7 @@ class ImageLight(_ImageEncoder):
             )
         self.stages = nn.ModuleList(stages)
         self.dropout = dropout
-        side = codec.size
-        for _ in range(3):
-            side = (side + 1) // 2
-        self.each = side * side
+        self.each = _halved(codec.size, 3) ** 2
         self.most_tokens = self.each * codec.most
 
     def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -304,6 +298,11 @@ class ImageVit(_ImageEncoder):
     def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         tokens = as_tokens(self.enter(x)) + self.places
         return self.transformer(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=x.device)), ()
+
+
+def _halved(side: int, times: int) -> int:
+    """The side of a map after that many convolutions of stride 2."""
+    return -(-side // 2**times)
 
 
 def _looks_like(cell: Any) -> bool:
