@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 
 from .bundle import Bundle, check_place
 from .card import make_card, summary
-from .core import DataError, RecipeError, Schema, did_you_mean
+from .core import DataError, RecipeError, Schema
 from .core.progress import Progress
-from .data import Store, Table, look, parse_window, read, schema_from_file
+from .data import Store, Table, read
 from .learners import Interrupted, TrainOptions, train
-from .ready import Run, announce, make_ready, new_bundle
+from .ready import Run, announce, find_schema, make_ready, new_bundle
 from .recipe import parse_settings, resolve
 from .tracking import tracker
 
@@ -110,7 +110,7 @@ def fit(
             made = given
             the_schema = Schema.from_json(made["schema"])
         else:
-            the_schema = _schema(
+            the_schema = find_schema(
                 table, schema, target, task, columns, ignore, join, window, group, time_column, split_column, weight, progress
             )
             made = resolve(the_schema, fusion=fusion or "concat", size=size, seed=seed, settings=parse_settings(set), task=task)
@@ -184,65 +184,6 @@ def _world(device: str | None) -> Any:
     from accelerate import PartialState
 
     return PartialState(cpu=device == "cpu")
-
-
-# -- the steps --------------------------------------------------------------------------------------------------
-
-
-def _schema(
-    table: Table,
-    schema: Schema | str | Path | None,
-    target: str | list[str] | None,
-    task: str | None,
-    columns: Any,
-    ignore: Any,
-    join: Any,
-    window: Any,
-    group: Any,
-    time_column: Any,
-    split_column: Any,
-    weight: Any,
-    progress: Progress,
-) -> Schema:
-    if not len(table):
-        raise DataError(table.name, "has no rows", expected="a table with at least 2 rows")
-    if schema is not None:
-        made = schema if isinstance(schema, Schema) else schema_from_file(schema)
-        missing = [r for c in made.columns if c.role != "ignore" for r in c.reads if r not in table.names]
-        if missing:
-            raise DataError(
-                f"column '{missing[0]}'",
-                f"of the schema is not in {table.name}",
-                expected=f"one of {', '.join(table.names)}",
-                fix=did_you_mean(missing[0], table.names),
-            )
-    else:
-        targets = [target] if isinstance(target, str) else list(target or [])
-        if not targets:
-            raise RecipeError("fit", "has no target", expected=f"one of {', '.join(table.names)}", fix="name it: --target NAME")
-        looked = look(
-            table,
-            target=targets,
-            columns=columns or {},
-            ignore=list(ignore or []),
-            join=join or {},
-            group=group,
-            time=time_column,
-            split=split_column,
-            weight=weight,
-            window=parse_window(window) if isinstance(window, str) else window,
-            task=task,
-        )
-        made = looked.schema
-        for line in looked.lines():
-            progress.say(line)
-    if not made.having("target"):
-        raise RecipeError("schema", "has no target", fix='give one column the role "target", or --target NAME')
-    if not made.having("input"):
-        raise RecipeError(
-            "schema", "has no input column", fix="`polyfuse look` says why each was left out; overrule with --column NAME=MODALITY"
-        )
-    return made
 
 
 # -- what is written --------------------------------------------------------------------------------------------

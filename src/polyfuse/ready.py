@@ -4,6 +4,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from .bundle import Bundle, build
-from .core import Codec, DataError, Schema, TableCodec, TabularCodec, codecs
+from .core import Codec, DataError, RecipeError, Schema, TableCodec, TabularCodec, codecs, did_you_mean
 from .core.progress import Progress
 from .data import (
     Dataset,
@@ -22,10 +23,13 @@ from .data import (
     Table,
     fit_codec,
     hold_out,
+    look,
+    parse_window,
     prepare,
     prepare_table,
     prepare_tabular,
     room,
+    schema_from_file,
     size_text,
     windows,
 )
@@ -58,6 +62,63 @@ class Ready:
     data: Dataset
     rows: np.ndarray
     held: np.ndarray
+
+
+def find_schema(
+    table: Table,
+    schema: Schema | str | Path | None,
+    target: str | list[str] | None,
+    task: str | None,
+    columns: Any,
+    ignore: Any,
+    join: Any,
+    window: Any,
+    group: Any,
+    time_column: Any,
+    split_column: Any,
+    weight: Any,
+    progress: Progress,
+) -> Schema:
+    """The schema given, or guessed from the table; it has a target and an input."""
+    if not len(table):
+        raise DataError(table.name, "has no rows", expected="a table with at least 2 rows")
+    if schema is not None:
+        made = schema if isinstance(schema, Schema) else schema_from_file(schema)
+        missing = [r for c in made.columns if c.role != "ignore" for r in c.reads if r not in table.names]
+        if missing:
+            raise DataError(
+                f"column '{missing[0]}'",
+                f"of the schema is not in {table.name}",
+                expected=f"one of {', '.join(table.names)}",
+                fix=did_you_mean(missing[0], table.names),
+            )
+    else:
+        targets = [target] if isinstance(target, str) else list(target or [])
+        if not targets:
+            raise RecipeError(table.name, "has no target named", expected=f"one of {', '.join(table.names)}", fix="name it: --target NAME")
+        looked = look(
+            table,
+            target=targets,
+            columns=columns or {},
+            ignore=list(ignore or []),
+            join=join or {},
+            group=group,
+            time=time_column,
+            split=split_column,
+            weight=weight,
+            window=parse_window(window) if isinstance(window, str) else window,
+            task=task,
+        )
+        made = looked.schema
+        for line in looked.lines():
+            progress.say(line)
+    if not made.having("target"):
+        raise RecipeError("schema", "has no target", fix='give one column the role "target", or --target NAME')
+    if not made.having("input"):
+        raise RecipeError(
+            "schema", "has no input column", fix="`polyfuse look` says why each was left out; overrule with --column NAME=MODALITY"
+        )
+    return made
 
 
 def make_ready(run: Run, val_table: Table | None = None) -> Ready:
@@ -147,8 +208,8 @@ def _dataset(run: Run, source: Source, fitted: dict[str, Codec], label: str) -> 
             first = "\n  ".join(list(bad.values())[:3])
             raise DataError(
                 f"column '{name}'",
-                f"{len(bad)} of {len(source)} cells cannot be read, the first:\n  {first}\n",
-                expected=f"at most {run.max_refused:.0%}",
+                f"{len(bad)} of {len(source)} cells cannot be read, the first:\n  {first}",
+                expected=f"at most {run.max_refused:.0%} unreadable",
                 fix="correct them, --ignore the column, or raise --max-refused",
             )
     return Dataset(prepared, targets, views, len(source), _weights(run, source))

@@ -127,7 +127,7 @@ class Opener:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise codec.error(
-                f"there is no file {text!r}", expected=f"a path relative to {self.base.name or self.base}", fix=self._near(Path(path))
+                f"there is no file {text!r}", expected=f"a path relative to {self.root.name or self.root}", fix=self._near(Path(path))
             ) from None
         except OSError as error:
             raise codec.error(f"cannot open {text[:80]!r} ({error.strerror})", expected="a readable file") from None

@@ -105,8 +105,9 @@ class AudioCodec(Codec):
                 samples = file.read(frames=self._most(file.samplerate, file.channels), dtype="float32", always_2d=True)
                 return self._checked(samples, file.samplerate)
         except (soundfile.LibsndfileError, RuntimeError) as error:
+            reason = getattr(error, "error_string", error)  # its own message names our buffer's address
             raise self.error(
-                f"the sound cannot be decoded ({error})", expected="wav, flac, ogg, mp3 or opus", fix="copy it again, or empty the cell"
+                f"the sound cannot be decoded ({reason})", expected="wav, flac, ogg, mp3 or opus", fix="copy it again, or empty the cell"
             ) from None
 
     def _most(self, rate_hz: Any, channels: int) -> int:
