@@ -78,6 +78,20 @@ def test_parts_and_version(run):
     assert "image-cnn" in json.dumps(json.loads(run("parts", "--json")[1]))
 
 
+def test_parts_are_listed_with_size_options_and_cost(run):
+    _, out, _ = run("parts", "fusions")
+    lines = out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:1] == ["lowrank"])
+    assert lines[0] == "fusions" and "264 k  Low-rank tensor fusion" in lines[at]
+    assert lines[at + 1].split(" | ")[0].strip() == "rank=4 dropout=0.1"
+    assert "(V * rank + 4) * D^2 parameters" in lines[at + 1] and "not lookup" in lines[at + 1]
+    summaries = {e["name"]: e["summary"] for e in json.loads(run("parts", "fusions", "--json")[1])["fusions"]}
+    starts = {line.index(summaries[line.split()[0]]) for line in lines[1:] if line[2] != " "}
+    assert len(starts) == 1, "the lines are not aligned"
+    status, _, err = run("parts", "fusion")
+    assert status == 2 and "did you mean 'fusions'" in err
+
+
 def test_every_command_and_option_has_help():
     app = cli.typer.main.get_command(cli.app)
     for name, command in app.commands.items():

@@ -11,6 +11,7 @@ import pytest
 
 import polyfuse as pf
 from polyfuse import contract
+from polyfuse.core import option_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "polyfuse"
@@ -42,6 +43,7 @@ ORDER = (
     "serve",
     "cluster",
     "contract",
+    "catalogue",
     "cli",
 )
 PARTS = ("modalities", "fusions", "tasks", "objectives")  # in these folders siblings never import each other
@@ -157,8 +159,7 @@ def test_parts_are_documented(noun, name):
     assert doc, "has no docstring of its own"
     assert "Source:" in doc, "says no source (authors, year, title, or 'Source: ours')"
     assert "Shapes:" in doc, "says no shapes"
-    options = contract.list_parts(noun)[noun]
-    for option in next(e["options"] for e in options if e["name"] == name):
+    for option in option_names(part):
         assert re.search(rf"\b{option}\b", doc), f"does not explain the option '{option}'"
 
 

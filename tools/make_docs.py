@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
 
 from polyfuse import contract
+from polyfuse.catalogue import WIDTH, list_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -26,7 +27,7 @@ def pages() -> dict[Path, str]:
     """{path: text} of every generated page."""
     out: dict[Path, str] = {}
     contents = ["# Reference", "", "Generated from the docstrings by `make docs`.", ""]
-    for noun, entries in contract.list_parts().items():
+    for noun, entries in list_parts().items():
         contents += [f"## {noun.capitalize()}", ""]
         for entry in entries:
             out[REFERENCE / noun / f"{entry['name']}.md"] = page(noun, entry)
@@ -42,9 +43,12 @@ def pages() -> dict[Path, str]:
 def page(noun: str, entry: dict) -> str:
     name = entry["name"]
     lines = [f"# {name}", "", f"One of the [{noun}](../index.md).", "", "```text", entry["doc"], "```", ""]
+    if entry["parameters"] is not None:
+        of = {"fusions": "with three views", "encoders": "on its codec's examples"}.get(noun, "on a target of a few examples")
+        lines += [f"{entry['parameters']:,} trainable parameters at width {WIDTH}, {of}.", ""]
     if entry["options"]:
         lines += ["| option | default |", "|---|---|", *(f"| `{k}` | `{v!r}` |" for k, v in entry["options"].items()), ""]
-        where = {"fusions": "fusion", "modalities": "COLUMN", "encoders": "COLUMN", "tasks": "TARGET"}[noun]
+        where = {"fusions": "fusion", "modalities": "COLUMN", "encoders": "COLUMN", "tasks": "TARGET", "objectives": name}[noun]
         lines += [f"Set one with `--set {where}.OPTION=value`.", ""]
     exempt = contract.REGISTRIES[noun].get(name).exempt
     if exempt:

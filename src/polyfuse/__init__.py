@@ -19,6 +19,8 @@ _WHERE = {
     "Predictions": "bundle",
     "fit": "fit",
     "look": "look",
+    "compare": "compare",
+    "Comparison": "compare",
     "load_plugin": "plugins",
     "Column": "core",
     "Schema": "core",

@@ -19,11 +19,14 @@ from torch import Tensor
 
 from . import __version__
 from . import parts as _parts  # noqa: F401  fills the registries
-from .core import BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean, encoders
+from .core import Batch, BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean, encoders
 from .data import Opener, Table, read, windows, write
 from .data.cells import raw_values
 from .data.rows import assemble, raw_of, truth
+from .evaluate import Robustness, curves
 from .evaluate import evaluate as score
+from .evaluate.picture import draw_learning
+from .evaluate.robustness import Batches
 from .model import Model, members_of, views_of
 
 FORMAT = 1
@@ -146,14 +149,7 @@ class Bundle:
             DataError: the table has no target column, or no row with a label.
         """
         table = read(rows, base=Path(base) if base else None)
-        for target in self.targets:
-            if target not in table.names:
-                raise DataError(
-                    f"target '{target}'",
-                    f"is not a column of {table.name}",
-                    expected=f"one of {', '.join(table.names)}",
-                    fix=did_you_mean(target, table.names) or "evaluate needs labelled rows",
-                )
+        self._must_have(table, self.targets)
         outs, truths, refused, count = self.outputs(table, allow_outside)
         metrics, reports = {}, {}
         for target, task in zip(self.targets, self.model.tasks):
@@ -162,6 +158,40 @@ class Bundle:
             metrics[target] = score(task, outs[target], truths[target])
             reports[target] = task.report(outs[target], truths[target])
         return {"metrics": metrics, "report": reports, "rows": count, "refused": refused, "notes": self._notes(table)}
+
+    def robustness(
+        self,
+        rows: Any,
+        *,
+        against: "Bundle | None" = None,
+        target: str | None = None,
+        most: int = 4000,
+        seed: int = 0,
+        base: str | Path | None = None,
+        allow_outside: bool = False,
+        **options: Any,
+    ) -> Robustness:
+        """The score against the rate of missing, noisy and swapped cells, for each view and each pair of views.
+
+        Args:
+            rows: labelled.
+            against: the reference of effective robustness, usually a late fusion.
+            target: the first unless named.
+            most: rows that are used, drawn at random; 0 = all. The intervals say what fewer cost.
+            **options: kinds, rates, views, pairs, draws and progress, as `polyfuse.evaluate.curves` has them.
+        """
+        target, table = target or self.targets[0], read(rows, base=Path(base) if base else None)
+        found = []
+        for bundle in (self,) if against is None else (self, against):
+            if target not in bundle.targets:
+                whose = "this bundle" if bundle is self else "the reference"
+                raise RecipeError(f"target '{target}'", f"is not what {whose} answers", expected=f"one of {', '.join(bundle.targets)}")
+            if bundle is not self:
+                options["views"] = [v for v in options.get("views") or self.views if v in bundle.views]
+            steps, batches = bundle._labelled(table, target, most, seed, allow_outside)
+            found.append(curves(bundle.model, bundle.views, batches, target, seed=seed, steps=steps, **options))
+        found[0].notes += self._notes(table)
+        return found[0] if against is None else found[0].over(found[1])
 
     @torch.inference_mode()
     def outputs(self, table: Table, allow_outside: bool = False) -> tuple[dict[str, Tensor], dict[str, Cells], dict[str, int], int]:
@@ -211,16 +241,36 @@ class Bundle:
     def _raws(self, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
         return {c.name: [raw_of(row, c) for row in rows] for c in self._inputs()}
 
-    def _chunks(self, table: Table, targets: bool = False) -> Iterable[tuple[dict[str, list[Any]], int]]:
+    def _must_have(self, table: Table, targets: Sequence[str]) -> None:
+        for target in targets:
+            if target not in table.names:
+                known, fix = ", ".join(table.names), did_you_mean(target, table.names) or "take labelled rows"
+                raise DataError(f"target '{target}'", f"is not a column of {table.name}", expected=f"one of {known}", fix=fix)
+
+    def _labelled(self, table: Table, target: str, most: int, seed: int, allow_outside: bool) -> tuple[int, Batches]:
+        """At most so many rows in random order: how many, and batches with one target's labels and the rows' numbers."""
+        self._must_have(table, [target])
+        count = len(windows(table, self.schema.window)) if self.schema.window else len(table)
+        order = np.random.default_rng(seed).permutation(count)[: most or None]
+        opener = Opener(table.base or Path.cwd(), allow_outside)
+
+        def batches() -> Batches:
+            for at, (raws, size) in zip(range(0, len(order), _CHUNK), self._chunks(table, targets=True, order=order)):
+                labels, _ = truth(raws[target], self.codecs[target], opener)
+                yield Batch(assemble(raws, size, self.views, opener)[0].cells | {target: labels}, size), order[at : at + size]
+
+        return len(order), batches()
+
+    def _chunks(self, table: Table, targets: bool = False, order: np.ndarray | None = None) -> Iterable[tuple[dict[str, list[Any]], int]]:
         cut = windows(table, self.schema.window) if self.schema.window else None
-        count = len(cut) if cut is not None else len(table)
+        order = np.arange(len(cut) if cut is not None else len(table)) if order is None else order
         wanted = [
             c
             for c in self._inputs() + (self.schema.having("target") if targets else ())
             if all(r in table.names for r in c.reads) or (c.sources and any(r in table.names for r in c.reads))
         ]
-        for at in range(0, count, _CHUNK):
-            rows = np.arange(at, min(at + _CHUNK, count))
+        for at in range(0, len(order), _CHUNK):
+            rows = order[at : at + _CHUNK]
             yield {c.name: list(raw_values(table, c, rows, cut)) for c in wanted}, len(rows)
 
     def _notes(self, table: Table) -> list[str]:
@@ -240,6 +290,20 @@ class Bundle:
             names = list(dict.fromkeys([self.schema.window.id, self.schema.window.order, *names]))
             return {n: table.column(n).take(pa.array(cut.target_row)).to_pylist() for n in names if n in table.names}
         return {n: table.column(n).to_pylist() for n in names}
+
+    def plot_learning(self, path: str | Path) -> Path:
+        """Draw how fast each view learned: the metric of every epoch with one view shown and with all, as a PNG.
+
+        Raises:
+            DataError: the fit had one view only or no held-out rows, or the file cannot be written.
+        """
+        if not self.card.get("alone"):
+            raise DataError("the learning curves", "were not recorded", expected="a fit of several views with held-out rows")
+        try:
+            draw_learning(self.card, Path(path))
+        except OSError as error:
+            raise DataError(f"picture '{path}'", f"cannot be written ({error.strerror})", fix="choose another place") from None
+        return Path(path)
 
     # -- the folder ---------------------------------------------------------------------------------------------
 
@@ -331,7 +395,7 @@ def build(
             made[column.name] = codecs.build(column.modality, column.name, **options)
             made[column.name].load_state(states[column.name])
     targets = {c.name: made[c.name] for c in schema.having("target")}
-    model = Model(views_of(schema, made), targets, recipe["width"], recipe["fusion"], parts)
+    model = Model(views_of(schema, made), targets, recipe["width"], recipe["fusion"], parts, recipe.get("objectives"))
     return Bundle(schema, made, model, recipe, card or {})
 
 

@@ -11,6 +11,7 @@ import torch
 from . import __version__
 from .bundle import Bundle
 from .evaluate import evaluate as score
+from .evaluate import knowledge, told
 from .learners import Training, outputs
 from .ready import Ready
 
@@ -26,6 +27,7 @@ def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
                 metrics[target] = score(part, outs[target], truths[target])
                 reports[target] = part.report(outs[target], truths[target])
     present = data.present(rows)
+    alone = knowledge(bundle.model, data, rows, held, run.recipe.get("main") or bundle.targets[0])
     return {
         "data": {
             "name": run.table.name,
@@ -34,12 +36,16 @@ def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
             "held_out": len(held),
             "split": run.split,
             "present": {v: round(float(p), 4) for v, p in zip(data.views, present.mean(0))},
+            "dropped": {v: round(rate, 4) for v, rate in done.drop.items()},
             "refused": {n: len(b) for n, b in run.refused.items() if b},
             "refused_examples": {n: list(b.values())[:5] for n, b in run.refused.items() if b},
         },
+        "main": run.recipe.get("main"),
         "metrics": metrics,
         "report": reports,
         "history": done.history,
+        "alone": alone,
+        "warnings": told(alone),
         "best_epoch": done.best_epoch,
         "model": {
             "fusion": run.recipe["fusion"]["name"],
@@ -61,9 +67,20 @@ def summary(card: dict[str, Any]) -> list[str]:
     """The card's figures as lines."""
     lines = []
     for target, metrics in card["metrics"].items():
-        told = []
+        figures = []
         for name, figure in list(metrics.items())[:4]:
             around = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure.get("low") is not None else ""
-            told.append(f"{name} {figure['value']:.4g}{around}")
-        lines.append(f"held-out rows, '{target}': " + ", ".join(told))
+            figures.append(f"{name} {figure['value']:.4g}{around}")
+        role = " (main)" if len(card["metrics"]) > 1 and target == card.get("main") else ""
+        lines.append(f"held-out rows, '{target}'{role}: " + ", ".join(figures))
+    return lines
+
+
+def lone_views(card: dict[str, Any]) -> list[str]:
+    """What each view answers when it is the only one, as lines; none for a card without that."""
+    found = card.get("alone") or {}
+    lines = []
+    for view, figure in found.get("views", {}).items():
+        around = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure.get("low") is not None else ""
+        lines.append(f"  '{view}' alone: {found['metric']} {figure['value']:.4g}{around}")
     return lines

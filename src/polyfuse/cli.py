@@ -99,6 +99,13 @@ def fit(
     ] = None,
     max_refused: Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)] = 0.1,
     allow_outside: Outside = False,
+    absent: Annotated[
+        list[str] | None, typer.Option("--absent", help="VIEW or VIEW+VIEW: train for rows without exactly these. Repeatable.")
+    ] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option("--objective", help="NAME=WEIGHT: an auxiliary loss, e.g. contrastive=0.1. Repeatable.")
+    ] = None,
+    main: Annotated[str | None, typer.Option(help="The target whose metric chooses the checkpoint; the first unless named.")] = None,
     log_to: Annotated[str | None, typer.Option(help="tensorboard, mlflow or wandb.")] = None,
 ) -> None:
     """Train on a table and write a bundle.
@@ -134,6 +141,9 @@ def fit(
         set=setting or [],
         max_refused=max_refused,
         allow_outside=allow_outside,
+        absent=absent,
+        objectives=objective or [],
+        main=main,
         log_to=log_to,
     )
 
@@ -177,6 +187,138 @@ def evaluate(bundle: BundleArg, table: TableArg, as_json: AsJson = False, plugin
 
 
 @app.command()
+def robustness(
+    bundle: BundleArg,
+    table: TableArg,
+    against: Annotated[
+        Path | None, typer.Option(help="Bundle of a late fusion: how much more robust than it (effective robustness)?")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for curves.csv, robustness.json and robustness.png.")] = None,
+    rates: Annotated[str, typer.Option(help="Shares of missing or swapped cells, and levels of noise, in [0, 1).")] = ",".join(
+        f"{rate / 10:g}" for rate in range(10)
+    ),
+    kinds: Annotated[str, typer.Option(help="missing: cells gone; noise: cells noisy; swap: cells of another row.")] = "missing,noise,swap",
+    view: Annotated[list[str] | None, typer.Option("--view", help="Only this view, a column or `table`. Repeatable.")] = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Which target is scored; the first unless named.")] = None,
+    most: Annotated[int, typer.Option(help="Rows that are used, drawn at random; 0 = all.", min=0)] = 4000,
+    seed: Annotated[int, typer.Option(help="Of the faults: same seed, same figures.")] = 0,
+    as_json: AsJson = False,
+    plugin: Plugin = None,
+    allow_outside: Outside = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Score against the rate of missing, noisy and swapped cells, for each view and pair of views.
+
+    A score that holds bears the fault; one worse than "looks at nothing" is misled by it.
+
+    [bold]relative[/bold] is the mean over the rates, [bold]effective[/bold] how much better that is than what --against loses.
+
+    Example: polyfuse robustness pets.bundle test.csv --against late.bundle --out robustness
+    """
+    from polyfuse.core.progress import Progress
+
+    _plugins(plugin)
+    found = pf.Bundle.load(bundle).robustness(
+        table,
+        against=pf.Bundle.load(against) if against else None,
+        rates=_rates(rates),
+        kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
+        views=view or None,
+        target=target,
+        most=most,
+        seed=seed,
+        allow_outside=allow_outside,
+        progress=Progress(quiet),
+    )
+    print(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else "\n".join(found.lines()))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if out:
+        print(f"wrote {found.write(out)}", file=sys.stderr)
+
+
+@app.command()
+def compare(
+    table: TableArg,
+    target: Targets = None,
+    fusions: Annotated[str, typer.Option(help="all, or names with commas between; `polyfuse parts fusions` lists them.")] = "all",
+    pairs: Annotated[bool, typer.Option("--pairs", help="Also every two views together.")] = False,
+    seeds: Annotated[int, typer.Option(help="How often the folds are cut anew.")] = 5,
+    folds: Annotated[int, typer.Option(help="Folds of each cut.")] = 5,
+    time: Annotated[
+        str | None, typer.Option(help="Budget of the whole command: 20m, 2h. The worse methods are left behind to keep it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the leaderboard, its picture and the runs; the same command goes on there.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another comparison in --out.")] = False,
+    encoders: Annotated[
+        str, typer.Option(help="own: each method trains its encoders. shared: those of the single views, run once; far faster.")
+    ] = "own",
+    schema: Annotated[Path | None, typer.Option(help="The file that `look` wrote.")] = None,
+    column: Columns = None,
+    ignore: Ignore = None,
+    join: Join = None,
+    window: WindowOption = None,
+    task: Task = None,
+    main: Annotated[str | None, typer.Option(help="Of several targets the one that is judged by. The first.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column whose groups are never split between folds.")] = None,
+    time_column: Annotated[str | None, typer.Option(help="Column of time: each block is learned from what lies before it.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column that says which rows are for the last test: these take no part.")] = None,
+    weight: Annotated[str | None, typer.Option(help="Column with each row's weight.")] = None,
+    size: Annotated[str, typer.Option(help="s, m or l: width, and with it speed and memory.")] = "m",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the fastest there is.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads.", min=1)] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="part.option=value, e.g. lowrank.rank=8, train.epochs=5. Repeatable.")
+    ] = None,
+    max_refused: Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)] = 0.1,
+    plugin: Plugin = None,
+    allow_outside: Outside = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every view alone and every fusion on the same folds and seeds: a leaderboard, and whether fusing pays.
+
+    Example: polyfuse compare pets.csv --target adopted --fusions concat,multiply,transformer --time 20m --out pets.compare
+    """
+    _plugins(plugin)
+    found = pf.compare(
+        table,
+        target or None,
+        fusions=fusions,
+        pairs=pairs,
+        seeds=seeds,
+        folds=folds,
+        time=time,
+        out=out,
+        overwrite=overwrite,
+        encoders=encoders,
+        schema=schema,
+        columns=_pairs("--column", column),
+        ignore=ignore or [],
+        join=_joins(join),
+        window=window,
+        task=task,
+        main=main,
+        group=group,
+        time_column=time_column,
+        split_column=split_column,
+        weight=weight,
+        size=size,
+        device=device,
+        threads=threads,
+        quiet=quiet,
+        set=setting or [],
+        max_refused=max_refused,
+        allow_outside=allow_outside,
+    )
+    print(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else "\n".join(found.lines()))
+    if out is not None:
+        print(f"wrote {out}", file=sys.stderr)
+
+
+@app.command()
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False, as_json: AsJson = False) -> None:
     """Show the prepared store, or clear it. POLYFUSE_CACHE sets its folder, POLYFUSE_CACHE_GB its limit."""
     from polyfuse.data import size_text
@@ -207,14 +349,21 @@ def check(file: Annotated[Path, typer.Argument(help="Python file with parts of y
 
 
 @app.command()
-def info(bundle: BundleArg, as_json: AsJson = False, plugin: Plugin = None) -> None:
+def info(
+    bundle: BundleArg,
+    as_json: AsJson = False,
+    plugin: Plugin = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw how fast each view learned: a PNG.")] = None,
+) -> None:
     """What a bundle is: columns, parts, data, figures, versions."""
     _plugins(plugin)
     made = pf.Bundle.load(bundle)
+    if plot:
+        print(f"wrote {made.plot_learning(plot)}", file=sys.stderr)
     if as_json:
         print(json.dumps({"card": made.card, "recipe": made.recipe}, ensure_ascii=False, indent=1))
         return
-    from polyfuse.card import summary
+    from polyfuse.card import lone_views, summary
 
     card = made.card
     model, data = card["model"], card["data"]
@@ -223,25 +372,29 @@ def info(bundle: BundleArg, as_json: AsJson = False, plugin: Plugin = None) -> N
     for c in made.schema.columns:
         encoder = model["encoders"].get(c.name, "")
         print(f"  {c.name:<24} {c.role:<7} {c.modality:<9} {encoder}")
-    print("\n".join(summary(card)))
+    print("\n".join(summary(card) + lone_views(card) + [f"warning: {line}" for line in card.get("warnings", [])]))
 
 
 @app.command()
 def parts(
-    kind: Annotated[str | None, typer.Argument(help="modalities, encoders, fusions or tasks")] = None, as_json: AsJson = False
+    kind: Annotated[str | None, typer.Argument(help="modalities, encoders, fusions, tasks or objectives")] = None, as_json: AsJson = False
 ) -> None:
-    """List every part with one line and its options."""
-    from polyfuse.contract import list_parts
+    """List every part with its parameters, one line, its options and cost.
+
+    Parameters are trainable ones at width 128: of a fusion with three views, of the others on a few example cells.
+    """
+    from polyfuse.catalogue import list_parts, listing
 
     found = list_parts(kind)
     if as_json:
         print(json.dumps(found, ensure_ascii=False, indent=1))
         return
     for noun, entries in found.items():
-        print(noun)
-        for entry in entries:
-            options = " ".join(f"{k}={v}" for k, v in entry["options"].items())
-            print(f"  {entry['name']:<20} {entry['summary']}" + (f"\n  {'':<20} {options}" if options else ""))
+        typer.secho(noun, bold=True)
+        for line, more in listing(entries):
+            print(line)
+            if more:
+                typer.secho(more, dim=True)
 
 
 def main() -> None:
@@ -265,6 +418,13 @@ def _ours(error: ValueError) -> bool:
 def _plugins(files: list[Path] | None) -> None:
     for file in files or []:
         pf.load_plugin(file)
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise pf.RecipeError(f"--rates '{text}'", "are no numbers", expected="numbers in [0, 1), such as 0,.3,.6,.9") from None
 
 
 def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:

@@ -22,7 +22,7 @@ from .core.progress import Progress
 from .data import Store, Table, read
 from .learners import Interrupted, TrainOptions, train
 from .ready import Run, announce, find_schema, make_ready, new_bundle
-from .recipe import parse_settings, resolve
+from .recipe import parse_objectives, parse_settings, resolve
 from .tracking import tracker
 
 
@@ -55,6 +55,9 @@ def fit(
     set: dict[str, Any] | list[str] | None = None,
     max_refused: float = 0.1,
     allow_outside: bool = False,
+    absent: list[str] | None = None,
+    objectives: dict[str, Any] | list[str] | None = None,
+    main: str | None = None,
     log_to: str | None = None,
 ) -> Bundle:
     """Train one network on a table of mixed columns.
@@ -81,6 +84,10 @@ def fit(
         seed: same seed, rows and options on one machine: the same weights.
         resume: go on where a killed run with the same options stopped.
         set: {"part.option": value} or ["part.option=value"].
+        absent: patterns of absence to train for, each a view or several, e.g. ["photo", "photo+sound"]: training shows a share
+            `train.absent_share` of the rows without exactly these, so that the answers without them are as good as can be.
+        objectives: auxiliary losses with their weights, {"contrastive": 0.1} or ["contrastive=0.1"]; `polyfuse parts objectives`.
+        main: of several targets the one whose metric chooses the checkpoint; the first unless named.
         max_refused: largest share of a column's cells that may be unreadable before fit stops.
         log_to: "tensorboard", "mlflow" or "wandb".
 
@@ -93,14 +100,14 @@ def fit(
     started = clock.monotonic()
     budget_s = seconds(time)
     world = _world(device)
-    main = world is None or world.is_main_process
-    progress = Progress(quiet or not main)
-    if out is not None and main:
+    first = world is None or world.is_main_process
+    progress = Progress(quiet or not first)
+    if out is not None and first:
         check_place(Path(out), overwrite)
     if threads:
         torch.set_num_threads(threads)
     given = _recipe(recipe)
-    with _scratch() as scratch, _alone(out if main else None):
+    with scratch_folder() as scratch, alone(out if first else None):
         table = read(rows, scratch=scratch)
         val_table = None if val is None else read(val, scratch=scratch)
         for t in (table, val_table) if val_table is not None else (table,):
@@ -108,21 +115,32 @@ def fit(
                 progress.say(f"note: {note}", "yellow")
         if given is not None:
             made = given
-            the_schema = Schema.from_json(made["schema"])
         else:
-            the_schema = find_schema(
+            found = find_schema(
                 table, schema, target, task, columns, ignore, join, window, group, time_column, split_column, weight, progress
             )
-            made = resolve(the_schema, fusion=fusion or "concat", size=size, seed=seed, settings=parse_settings(set), task=task)
-        run = Run(the_schema, made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside)
+            settings = parse_settings(set)
+            made = resolve(
+                found,
+                fusion=fusion or "concat",
+                size=size,
+                seed=seed,
+                settings=settings,
+                task=task,
+                absent=absent or (),
+                objectives=parse_objectives(objectives),
+                main=main,
+            )
+        # a fusion at feature level has rewritten the schema
+        run = Run(Schema.from_json(made["schema"]), made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside)
         for note in run.store.notes:
             progress.say(f"note: {note}", "yellow")
         with world.main_process_first() if world else nullcontext():
-            folder = _run_folder(out, made, table, val_table, resume, main)
-        with tracker(log_to if main else None, Path(out).parent if out else Path.cwd(), made) as log:
+            folder = _run_folder(out, made, table, val_table, resume, first)
+        with tracker(log_to if first else None, Path(out).parent if out else Path.cwd(), made) as log:
             bundle = _train(run, val_table, folder, resume, device, None if budget_s is None else (started, budget_s), log)
         bundle.card["seconds"] = round(clock.monotonic() - started, 2)
-        if out is not None and main:
+        if out is not None and first:
             bundle.save(out, overwrite=overwrite)
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -161,6 +179,8 @@ def _train(
             budget_s=budget_s,
             replay=plan,
             loss_weights=run.recipe["loss"],
+            absent=run.recipe.get("absent", ()),
+            main=run.recipe.get("main"),
             folder=folder,
             resume=resume,
             progress=run.progress,
@@ -174,6 +194,8 @@ def _train(
     bundle.card = make_card(ready, bundle, done)
     for line in summary(bundle.card):
         run.progress.say(line)
+    for line in bundle.card["warnings"]:
+        run.progress.say(f"warning: {line}", "yellow")
     return bundle
 
 
@@ -199,7 +221,7 @@ def _run_folder(
         return None
     out = Path(out)
     folder = out.parent / f".{out.name}.run"
-    mark = _fingerprint(recipe, table, val_table)
+    mark = fingerprint(recipe, table, val_table)
     if folder.is_dir():
         try:
             old = json.loads((folder / "run.json").read_text("utf-8")).get("fingerprint")
@@ -221,7 +243,7 @@ def _run_folder(
     return folder
 
 
-def _fingerprint(recipe: dict[str, Any], table: Table, val_table: Table | None) -> str:
+def fingerprint(recipe: dict[str, Any], table: Table, val_table: Table | None) -> str:
     h = hashlib.blake2b(json.dumps(recipe, sort_keys=True, default=str).encode(), digest_size=16)
     for t in (table, val_table):
         if t is not None:
@@ -280,7 +302,7 @@ def seconds(time: float | str | None) -> float | None:
 
 
 @contextmanager
-def _alone(out: str | Path | None) -> Iterator[None]:
+def alone(out: str | Path | None) -> Iterator[None]:
     """One fit at a time writes to `out`; of a process that was killed the system frees the lock."""
     if out is None:
         yield
@@ -299,7 +321,7 @@ def _alone(out: str | Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """Where a table larger than memory is laid out; removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="polyfuse-"))
     try:

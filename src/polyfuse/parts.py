@@ -1,8 +1,8 @@
 """Importing this fills the registries: the built-in parts, then those of installed packages."""
 
-from . import fusions, modalities, tasks
+from . import fusions, modalities, objectives, tasks
 from .plugins import load_entry_points
 
 load_entry_points()
 
-__all__ = ["fusions", "modalities", "tasks"]
+__all__ = ["fusions", "modalities", "objectives", "tasks"]

@@ -16,6 +16,7 @@ from .core import Codec, DataError, RecipeError, Schema, TableCodec, TabularCode
 from .core.progress import Progress
 from .data import (
     Dataset,
+    Features,
     Joined,
     Opener,
     Source,
@@ -121,10 +122,14 @@ def find_schema(
     return made
 
 
-def make_ready(run: Run, val_table: Table | None = None) -> Ready:
-    """Split, fit the codecs on the training rows, prepare every cell, and fill in the tasks of the recipe."""
+def make_ready(run: Run, val_table: Table | None = None, *, whole: bool = False) -> Ready:
+    """Split, fit the codecs on the training rows, prepare every cell, and fill in the tasks of the recipe.
+
+    Args:
+        whole: every row is a training row, none is held out: who calls cuts folds.
+    """
     source = _source(run, run.table)
-    rows, held, run.split = _split(run, source, val_table)
+    rows, held, run.split = (np.arange(len(source)), np.zeros(0, np.int64), "") if whole else _split(run, source, val_table)
     fitted = _fit_codecs(run, source, rows)
     choose_tasks(run.recipe, {c.name: fitted[c.name] for c in run.schema.having("target")})
     data = _dataset(run, source, fitted, "training rows")
@@ -148,10 +153,12 @@ def new_bundle(ready: Ready) -> Bundle:
     """The recipe's network before its first step: seeded, its tasks and encoders fitted to what needs no training."""
     torch.manual_seed(ready.run.recipe["seed"])
     bundle = build(ready.run.recipe, {n: c.state() for n, c in ready.codecs.items()})
-    for target, part in zip(bundle.model.targets, bundle.model.tasks):
-        part.fit(ready.data.targets[target].cells(ready.rows).x)
+    bundle.model.fit_tasks({t: ready.data.targets[t].cells(ready.rows).x for t in bundle.model.targets})
+    for objective in bundle.model.objectives.values():
+        objective.fit({t: target.cells(ready.rows).x for t, target in ready.data.targets.items()})
     for view, encoder in zip(bundle.model.views, bundle.model.encoders):
-        encoder.fit(_stream(ready.data, view, ready.rows))
+        if not isinstance(ready.data.views[view], Features):
+            encoder.fit(_stream(ready.data, view, ready.rows))
     return bundle
 
 

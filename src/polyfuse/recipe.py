@@ -1,10 +1,14 @@
 """From a schema and the user's options to a recipe that names every part with its options; nothing is left to guess."""
 
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from . import __version__
 from .core import Column, RecipeError, Schema, TabularCodec, check_options, codecs, did_you_mean, encoders, fusions, option_names, tasks
+from .core import objectives as registered
 from .learners import TrainOptions
 from .model import TABLE
 
@@ -36,8 +40,38 @@ def parse_settings(settings: dict[str, Any] | list[str] | None) -> dict[str, dic
     return out
 
 
+def parse_objectives(given: dict[str, Any] | list[str] | None) -> dict[str, dict[str, Any]]:
+    """`name=weight` texts, {name: weight} or {name: {"weight": weight, **options}}, all to the last.
+
+    Example:
+        >>> parse_objectives(["contrastive=0.1"])
+        {'contrastive': {'weight': 0.1}}
+    """
+    if not isinstance(given, dict):
+        pairs = [text.partition("=") for text in given or []]
+        given = {name: _json_or_text(weight) for name, _, weight in pairs}
+    made = {}
+    for name, value in given.items():
+        made[name] = dict(value) if isinstance(value, dict) else {"weight": value}
+        weight = made[name].get("weight")
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
+            raise RecipeError(
+                f"objective '{name}'", f"has the weight {weight!r}", expected="NAME=WEIGHT with a number from 0 on, e.g. contrastive=0.1"
+            )
+    return made
+
+
 def resolve(
-    schema: Schema, *, fusion: str, size: str, seed: int, settings: dict[str, dict[str, Any]], task: str | None = None
+    schema: Schema,
+    *,
+    fusion: str,
+    size: str,
+    seed: int,
+    settings: dict[str, dict[str, Any]],
+    task: str | None = None,
+    absent: Sequence[str] = (),
+    objectives: dict[str, dict[str, Any]] | None = None,
+    main: str | None = None,
 ) -> dict[str, Any]:
     """The recipe of a schema: schema, codecs' and parts' options, fusion, width, training.
 
@@ -46,8 +80,11 @@ def resolve(
     """
     if size not in WIDTHS:
         raise RecipeError(f"size '{size}'", "unknown", expected=f"one of {', '.join(WIDTHS)}")
+    if fusions.get(fusion).level == "feature":
+        schema = at_feature_level(schema)
     inputs, targets = schema.having("input"), schema.having("target")
-    _check_parts(schema, settings)
+    chosen = _objectives(schema, objectives or {}, settings)
+    _check_parts(schema, settings, chosen)
     recipe: dict[str, Any] = {"polyfuse": __version__, "seed": seed, "width": WIDTHS[size], "codecs": {}, "parts": {}}
     for column in inputs:
         codec_options, part = _input(column, _for_column(column, settings))
@@ -63,9 +100,29 @@ def resolve(
     recipe["fusion"] = {"name": fusion, **settings.get("fusion", {})}
     check_options("train", settings.get("train", {}), _TRAIN)
     recipe["train"] = {k: v for k, v in vars(TrainOptions(**settings.get("train", {}))).items()}
+    if recipe["train"]["balance"] != "none":
+        chosen = {"heads": {"weight": 1.0}} | chosen  # balancing needs to see what each view knows by itself
+    recipe["absent"] = [_pattern(text, schema) for text in absent]
+    recipe["objectives"] = chosen
+    recipe["main"] = _main(main, [c.name for c in targets])
     recipe["loss"] = settings.get("loss", {})
     recipe["schema"] = schema.to_json()
     return recipe
+
+
+def at_feature_level(schema: Schema) -> Schema:
+    """All input columns of plain numbers as one vector, in front; the others as they were.
+
+    A column whose cells are lists stays apart: how long a missing list would have been cannot be known.
+    """
+    plain = [c for c in schema.having("input") if codecs.get(c.modality).plain and (c.sources or codecs.get(c.modality).tabular)]
+    if len(plain) < 2 or schema.window:
+        return schema
+    name = "numbers"
+    while any(name in (c.name, *c.reads) for c in schema.columns):
+        name += "_"
+    joined = Column(name, "vector", sources=tuple(dict.fromkeys(r for c in plain for r in c.reads)))
+    return replace(schema, columns=(joined, *(c for c in schema.columns if c not in plain)))
 
 
 def _for_column(column: Column, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -147,15 +204,61 @@ def choose_tasks(recipe: dict[str, Any], fitted: dict[str, Any]) -> None:
         part["task"] = name
 
 
-def _check_parts(schema: Schema, settings: dict[str, dict[str, Any]]) -> None:
+def _view_name(column: Column) -> str:
+    """The view an input column is in."""
+    return column.options.get("view") or TABLE if issubclass(codecs.get(column.modality), TabularCodec) else column.name
+
+
+def _pattern(text: str, schema: Schema) -> list[str]:
+    """The views of a pattern of absence such as "photo+sound"; a view whose own name has a "+" may stand alone."""
+    where, known = f"pattern of absence '{text}'", list(dict.fromkeys(_view_name(c) for c in schema.having("input")))
+    names = [text] if text in known else list(dict.fromkeys(text.split("+")))
+    for name in names:
+        if name not in known:
+            raise RecipeError(
+                where,
+                f"there is no view '{name}'",
+                expected=f"one of {', '.join(known)}, or several with '+' between them",
+                fix=did_you_mean(name, known),
+            )
+    if len(names) == len(known):
+        raise RecipeError(where, "hides every view there is", expected="a pattern that leaves at least one")
+    return names
+
+
+def _objectives(schema: Schema, given: dict[str, dict[str, Any]], settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{name: {"weight": ..., **options}} of the chosen objectives; a setting by the name of a column too is the column's."""
+    taken = {c.name for c in schema.columns} | {_view_name(c) for c in schema.having("input")}
+    chosen = {}
+    for name, options in given.items():
+        known, more = option_names(registered.get(name)), {} if name in taken else settings.get(name, {})
+        check_options(f"objective '{name}'", options, ["weight", *known])
+        check_options(f"objective '{name}'", more, known)
+        chosen[name] = options | more
+    return chosen
+
+
+def _main(main: str | None, targets: list[str]) -> str | None:
+    """The target whose metric chooses the checkpoint: the first unless named."""
+    if main is not None and main not in targets:
+        raise RecipeError(
+            f"main target '{main}'", "is no target", expected=f"one of {', '.join(targets)}", fix=did_you_mean(main, targets)
+        )
+    return main or next(iter(targets), None)
+
+
+def _check_parts(schema: Schema, settings: dict[str, dict[str, Any]], objectives: dict[str, Any]) -> None:
     views = {c.options.get("view") or TABLE for c in schema.having("input")}
-    known = {"fusion", "train", "loss"} | views | {c.name for c in schema.columns} | set(codecs.names())
+    known = {"fusion", "train", "loss"} | views | {c.name for c in schema.columns} | set(codecs.names()) | set(objectives)
     for part in settings:
+        if part not in known and part in registered:
+            where = f"setting '{part}.{next(iter(settings[part]))}'"
+            raise RecipeError(where, "is of an objective that is not chosen", fix=f"--objective {part}=0.1")
         if part not in known:
             raise RecipeError(
                 f"setting '{part}.{next(iter(settings[part]))}'",
                 f"there is no part '{part}'",
-                expected="fusion, train, loss, a view, a modality or a column",
+                expected="fusion, train, loss, an objective, a view, a modality or a column",
                 fix=did_you_mean(part, known),
             )
 

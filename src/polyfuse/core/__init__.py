@@ -3,8 +3,8 @@
 from .codec import Codec, Encoder, Value, pad
 from .draws import Draws
 from .errors import BundleError, DataError, Error, RecipeError, did_you_mean
-from .parts import Fusion, Task, mean_loss
-from .registry import Registry, check_options, codecs, encoders, fusions, objectives, option_names, tasks
+from .parts import Decision, Fusion, Objective, Task, mean_loss
+from .registry import Registry, check_options, check_values, codecs, encoders, fusions, objectives, option_names, tasks
 from .schema import Column, Role, Schema, Window
 from .table import TableCodec, TabularCodec
 from .tokens import Batch, Cells, Encoded, Tokens, pool, pooled, scatter
@@ -16,11 +16,13 @@ __all__ = [
     "Codec",
     "Column",
     "DataError",
+    "Decision",
     "Draws",
     "Encoded",
     "Encoder",
     "Error",
     "Fusion",
+    "Objective",
     "RecipeError",
     "Registry",
     "Role",
@@ -32,6 +34,7 @@ __all__ = [
     "Value",
     "Window",
     "check_options",
+    "check_values",
     "codecs",
     "did_you_mean",
     "encoders",

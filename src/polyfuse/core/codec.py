@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from .draws import Draws
 from .errors import DataError
+from .layers import squeeze
 from .tokens import Encoded
 
 Value = dict[str, np.ndarray]
+MOST_DEEP = 16  # tokens of an earlier layer: enough for what is where, cheap to carry along
 
 
 class Codec:
@@ -23,6 +25,7 @@ class Codec:
     Class attributes:
         encoder: name of the encoder used unless the column's options name another.
         media: a text cell is a path to a file; `data` opens it (safely) and `read` gets its bytes.
+        plain: a cell is a number or a fixed count of them, which may be joined with others into one vector.
         tabular: cells are single numbers or indices that join the view `table`.
         ragged: all arrays of a cleaned value share a first dimension that varies from cell to cell; `collate`
             pads it and adds "mask" [P, T].
@@ -38,6 +41,7 @@ class Codec:
     exempt: ClassVar[dict[str, str]] = {}
     encoder: ClassVar[str] = ""
     media: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
     tabular: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
     version: ClassVar[int] = 1
@@ -89,6 +93,30 @@ class Codec:
         """
         return x
 
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """A collated batch seen through noise, row by row from `draws`, to measure how a model bears it (`robustness`).
+
+        The same draws at a higher level are the same noise, stronger. By default normal noise on every float tensor, which
+        is right where these are standardised; a codec of indices, of bytes or of logarithms overrides it.
+
+        Args:
+            level: in [0, 1]. 0 gives x itself; at 1 the noise is as strong as the values' own spread (deviation 1).
+        Shapes:
+            {name: [P, ...]} -> {name: [P, ...]}, the same dtypes; bool tensors (masks) and what lies under them stay.
+        """
+        if not level:
+            return x
+        masks = [m for name in ("mask", "real") if (m := x.get(name)) is not None]
+        out = dict(x)
+        for name, value in x.items():
+            if value.is_floating_point():
+                noisy = (value.float() + level * draws.normal(*value.shape[1:]).to(value.device)).to(value.dtype)
+                for mask in masks:
+                    if value.shape[: mask.ndim] == mask.shape:
+                        noisy = torch.where(mask.view(*mask.shape, *[1] * (value.ndim - mask.ndim)), noisy, value)
+                out[name] = noisy
+        return out
+
     def filler(self) -> Value:
         """Some valid cleaned value; stands in, under an all-false mask, where every row must be computed."""
         raise NotImplementedError
@@ -117,6 +145,8 @@ class Encoder(nn.Module):
     Attributes:
         frozen: `features` has nothing that trains, so its output may be computed once and stored.
         most_tokens: the largest N it can give, for export and for a fusion's cost.
+        deep: whether `features` is to give earlier layers too; the model sets it where the fusion asks for them.
+        depth_widths: their widths F_i, shallow to deep; () where there are none.
 
     Args:
         codec: the fitted codec of its column.
@@ -129,6 +159,8 @@ class Encoder(nn.Module):
     modality: ClassVar[str] = ""
     frozen: bool = False
     most_tokens: int = 1
+    deep: bool = False
+    depth_widths: tuple[int, ...] = ()
 
     def __init__(self, codec: Codec, width: int):
         super().__init__()
@@ -149,6 +181,14 @@ class Encoder(nn.Module):
     def features(self, x: dict[str, Tensor]) -> Encoded:
         """{name: [P, ...]} -> Encoded(x [P, N, F], mask [P, N])."""
         raise NotImplementedError
+
+    def earlier(self, *layers: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Earlier layers, shallow to deep, as `Encoded.depths`: neighbours averaged to few tokens; nothing unless `deep`.
+
+        Shapes:
+            each x [P, N_i, F_i] and mask [P, N_i] -> x [P, min(N_i, 16), F_i] with zeros under the mask, mask
+        """
+        return tuple(squeeze(x, mask, MOST_DEEP) for x, mask in layers) if self.deep else ()
 
     def project(self, encoded: Encoded) -> Tensor:
         """[P, N, F] -> tokens [P, N, D]."""

@@ -58,9 +58,14 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.states(x, mask)[-1]
+
+    def states(self, x: Tensor, mask: Tensor) -> list[Tensor]:
+        """What goes into each block, shallow to deep, and last what `forward` gives: depth + 1 times [B, N, D]."""
+        states = [x]
         for block in self.blocks:
-            x = block(x, mask)
-        return self.norm(x).masked_fill(~mask.unsqueeze(-1), 0.0)
+            states.append(block(states[-1], mask))
+        return [*states[:-1], self.norm(states[-1]).masked_fill(~mask.unsqueeze(-1), 0.0)]
 
 
 class Recurrent(nn.Module):

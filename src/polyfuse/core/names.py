@@ -1,9 +1,11 @@
-"""Cells that hold several names: a list, a JSON list, or one text that is cut at a separator later."""
+"""Cells that hold names: a list, a JSON list, or one text that is cut at a separator later; and another name in place of one."""
 
 import json
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .codec import Codec
 
@@ -43,3 +45,16 @@ def _is_name(value: Any) -> bool:
 def _text(value: Any) -> str:
     """Halves of surrogate pairs, which no file can hold, become question marks."""
     return str(value).encode("utf-8", "replace").decode()
+
+
+def another(index: Tensor, u: Tensor, count: int) -> Tensor:
+    """Another of the known indices 1 .. count, chosen by u in [0, 1); where there is no other, the one that is there.
+
+    Example:
+        >>> another(torch.tensor([1, 2, 0]), torch.tensor([0.0, 0.99, 0.5]), 2).tolist()
+        [2, 1, 2]
+    """
+    others = count - (index > 0).long()  # of an index that is not known all are others
+    step = torch.minimum((u * others).long(), others - 1)
+    new = torch.where(index > 0, (index + step) % max(count, 1) + 1, step + 1)
+    return torch.where(others > 0, new, index)

@@ -122,5 +122,20 @@ class TableCodec(Codec):
                 x["index"] = index
         return x
 
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """Each present member through its own `noise`: level 1 is what it is for the member."""
+        if not level:
+            return x
+        value, index = x["value"].clone(), x["index"].clone()
+        for m, member in enumerate(self.members):
+            at, of_index = self.value_slices.get(member.column, slice(0, 0)), self.index_columns.get(member.column)
+            own = ({"value": value[:, at]} if member.numbers else {}) | ({} if of_index is None else {"index": index[:, of_index, None]})
+            noisy, there = member.noise(own, level, draws), x["present"][:, m, None]
+            if member.numbers:
+                value[:, at] = torch.where(there, noisy["value"], own["value"])
+            if of_index is not None:
+                index[:, of_index, None] = torch.where(there, noisy["index"], own["index"])
+        return {**x, "value": value, "index": index}
+
     def filler(self) -> dict[str, Any]:
         return {m.column: m.filler() for m in self.members}

@@ -65,12 +65,13 @@ class Encoded:
     Args:
         x: [P, N, F], F the encoder's own width. Zero where the mask is False.
         mask: [P, N] bool.
-        depths: earlier layers of the encoder, shallow to deep, each [P, N_i, F_i], for fusion at several depths.
+        depths: earlier layers of the encoder, shallow to deep, each x [P, N_i, F_i] and mask [P, N_i]; given where asked
+            for (`Encoder.deep`), for fusion at several depths.
     """
 
     x: Tensor
     mask: Tensor
-    depths: tuple[Tensor, ...] = ()
+    depths: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Tokens:
         spans: {view: its slice along N}; a fusion adds the span "row".
         losses: {name: scalar}: auxiliary losses that ride along.
         notes: {name: tensor}: what a reader may ask for afterwards (weights of the views per row, attention maps).
+        depths: the same views at earlier layers of their encoders, shallow to deep, in width D too; as many as the
+            fusion asks for (`Fusion.depths`).
     """
 
     x: Tensor
@@ -90,6 +93,7 @@ class Tokens:
     spans: dict[str, slice]
     losses: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, Tensor] = field(default_factory=dict)
+    depths: tuple["Tokens", ...] = ()
 
     def __getitem__(self, view: str) -> tuple[Tensor, Tensor]:
         """x [B, N_view, D] and mask [B, N_view] of one view."""
@@ -109,7 +113,8 @@ class Tokens:
         mask = self.mask.clone()
         for view, rows in hidden.items():
             mask[:, self.spans[view]] &= ~rows.unsqueeze(1)
-        return replace(self, x=self.x.masked_fill(~mask.unsqueeze(-1), 0.0), mask=mask)
+        depths = tuple(level.hide(hidden) for level in self.depths)
+        return replace(self, x=self.x.masked_fill(~mask.unsqueeze(-1), 0.0), mask=mask, depths=depths)
 
     def with_row(self, row: Tensor, **notes: Tensor) -> "Tokens":
         """A fusion's result: `row` [B, D] in front of the tokens under the span "row"; notes are added."""

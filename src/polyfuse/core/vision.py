@@ -245,6 +245,22 @@ def warp(x: Tensor, draws: Draws, strength: float, flip: bool) -> Tensor:
     return (flat * gain + bias).clamp_(0, 255).round_().to(torch.uint8).view(x.shape)
 
 
+def grain(x: Tensor, mask: Tensor, level: float, draws: Draws) -> Tensor:
+    """Normal noise on every pixel of the real pictures, of deviation `level` times 128 grey levels.
+
+    Row by row, so that what is drawn for a large picture is never held for a whole batch.
+
+    Shapes:
+        x [P, K, ...] uint8, mask [P, K] -> the same as x
+    """
+    out, seeds = x.clone(), draws.integers(2**24)
+    for i, seed in enumerate(seeds.tolist()):
+        real = x[i, mask[i]].float()
+        drawn = torch.randn(real.shape, generator=torch.Generator().manual_seed(seed)).to(x.device)
+        out[i, mask[i]] = (real + 128 * level * drawn).round_().clamp_(0, 255).to(torch.uint8)
+    return out
+
+
 def groups(channels: int) -> nn.GroupNorm:
     """A norm that mixes no rows."""
     return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
@@ -280,9 +296,9 @@ class PlainConvs(nn.Module):
         super().__init__()
         count = max(2, round(math.log2(max(size, 8) / 4)))
         convs = convs or (2 if count == 2 else 1)  # small pictures have few stages: these get depth
-        sizes = [max(min(first, width), width // 2 ** (count - 1 - i)) for i in range(count)]
+        self.widths = tuple(max(min(first, width), width // 2 ** (count - 1 - i)) for i in range(count))
         stages, inputs = [], channels
-        for outputs in sizes:
+        for outputs in self.widths:
             layers: list[nn.Module] = []
             for _ in range(convs):
                 layers += [nn.Conv2d(inputs, outputs, 3, 1, 1), nn.GELU()]

@@ -4,14 +4,16 @@ from .batches import Dataset, Joined, orders
 from .cells import Opener, digest, raw_values
 from .infer import ColumnReport, Looked, look, schema_from_file
 from .prepare import Source, fit_codec, prepare, prepare_table, prepare_tabular, room
-from .split import Split, hold_out
-from .store import Prepared, PreparedTable, Store, size_text
+from .split import Fold, Split, Splitter, hold_out
+from .store import Features, Prepared, PreparedTable, Store, size_text
 from .table import Table, read, write
 from .window import WindowIndex, parse_window, windows
 
 __all__ = [
     "ColumnReport",
     "Dataset",
+    "Features",
+    "Fold",
     "Joined",
     "Looked",
     "Opener",
@@ -19,6 +21,7 @@ __all__ = [
     "PreparedTable",
     "Source",
     "Split",
+    "Splitter",
     "Store",
     "Table",
     "WindowIndex",

@@ -1,6 +1,6 @@
 """A prepared table as batches: any rows, in an order that is a function of the seed and the epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,8 @@ import torch
 
 from ..core import Batch, Cells, Codec, Draws
 from .store import Prepared, PreparedTable
+
+_MOST_HIDDEN = 0.9  # a view that no validation row has must still be learned: other tables may have it
 
 
 @dataclass
@@ -33,7 +35,30 @@ class Dataset:
         full = np.stack([v.present for v in self.views.values()], 1)
         return full if rows is None else full[rows]
 
-    def batch(self, rows: np.ndarray, draws: tuple[int, int] | None = None, drop: float | dict[str, float] = 0.0) -> Batch:
+    def drop_rates(self, rows: np.ndarray, held: np.ndarray, drop: float) -> dict[str, float]:
+        """{view: chance to hide it from a training row that has it}, so that it is seen as absent in a share `drop` of the rows.
+
+        The cells that a table lacks by itself count: what the training rows `rows` lack already is not hidden once more,
+        and where the validation rows `held` lack a view more often than `drop`, training sees as much (at most 0.9) of that.
+        A view lacking in a share m of the training rows is hidden with chance max(0, (drop - m) / (1 - m)).
+
+        Source: ours; hiding whole modalities is after Neverova et al. 2016, "ModDrop".
+        """
+        if not drop or len(self.views) < 2:
+            return dict.fromkeys(self.views, 0.0)
+        lacking = 1.0 - self.present(rows).mean(0)
+        judged = 1.0 - self.present(held).mean(0) if len(held) else np.zeros(len(self.views))
+        wanted = np.maximum(drop, np.minimum(judged, _MOST_HIDDEN))
+        return {v: float(max(0.0, (w - m) / (1.0 - m))) if m < 1.0 else 0.0 for v, w, m in zip(self.views, wanted, lacking)}
+
+    def batch(
+        self,
+        rows: np.ndarray,
+        draws: tuple[int, int] | None = None,
+        drop: float | dict[str, float] = 0.0,
+        absent: Sequence[Sequence[str]] = (),
+        absent_share: float = 0.5,
+    ) -> Batch:
         """The collated batch of these rows.
 
         Args:
@@ -41,10 +66,13 @@ class Dataset:
             draws: (seed, epoch) while training: cells are augmented and views hidden; None = as they are.
             drop: chance that a present view is hidden from a row (modality dropout), one figure or one a view.
                 A row always keeps one of the views it has.
+            absent: patterns of absence, each the names of the views that are hidden together.
+            absent_share: chance that a row is shown under one of these patterns, each as likely as the others: it lacks
+                exactly its views and is spared by `drop`. A row that would have nothing left is shown as it is.
         """
         cells = {name: view.cells(rows) for name, view in self.views.items()}
         if draws is not None:
-            cells = self._hide(cells, rows, draws, drop)
+            cells = self._hide(cells, rows, draws, drop, absent, absent_share)
             for name, c in cells.items():
                 if len(c.rows):
                     chance = Draws(*draws, name, rows[c.rows.numpy()])
@@ -53,9 +81,17 @@ class Dataset:
         weight = None if self.weight is None else torch.from_numpy(self.weight[rows])
         return Batch(cells, len(rows), weight)
 
-    def _hide(self, cells: dict[str, Cells], rows: np.ndarray, draws: tuple[int, int], drop: float | dict[str, float]) -> dict[str, Cells]:
+    def _hide(
+        self,
+        cells: dict[str, Cells],
+        rows: np.ndarray,
+        draws: tuple[int, int],
+        drop: float | dict[str, float],
+        absent: Sequence[Sequence[str]],
+        absent_share: float,
+    ) -> dict[str, Cells]:
         rates = [drop.get(v, 0.0) if isinstance(drop, dict) else drop for v in cells]
-        if len(cells) < 2 or not any(rates):
+        if len(cells) < 2 or not (any(rates) or absent):
             return cells
         u = Draws(*draws, "modality dropout", rows).uniform(len(cells))  # [B, V]
         present = torch.stack([c.present() for c in cells.values()], 1)
@@ -63,7 +99,19 @@ class Dataset:
         lost = ~kept.any(1) & present.any(1)  # the row would have nothing: it keeps the view with the largest draw
         best = u.masked_fill(~present, -1.0).argmax(1)
         kept[lost, best[lost]] = True
+        if absent:
+            hidden = _patterns(rows, draws, list(cells), absent, absent_share)
+            shown = hidden.any(1) & (present & ~hidden).any(1)
+            kept[shown] = (present & ~hidden)[shown]
         return {name: c.keep(kept[c.rows, v]) for v, (name, c) in enumerate(cells.items())}
+
+
+def _patterns(rows: np.ndarray, draws: tuple[int, int], views: list[str], absent: Sequence[Sequence[str]], share: float) -> torch.Tensor:
+    """[B, V] bool: what the pattern drawn for each row hides; nothing where none was drawn."""
+    u = Draws(*draws, "patterns of absence", rows).uniform(2)
+    hidden = torch.tensor([[view in pattern for view in views] for pattern in absent])  # [patterns, V]
+    which = (u[:, 1] * len(absent)).long().clamp(max=len(absent) - 1)
+    return hidden[which] & (u[:, :1] < share)
 
 
 def orders(rows: np.ndarray, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

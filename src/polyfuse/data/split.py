@@ -10,6 +10,7 @@ from .table import Table
 from .window import WindowIndex, time_keys
 
 _VALIDATION = {"val", "valid", "validation", "dev"}
+_TEST = ("test", "holdout")
 _SMALL = 200  # classes
 
 
@@ -22,6 +23,139 @@ class Split:
     rule: str
 
 
+@dataclass
+class Fold:
+    """Row numbers: learned from, held out for the choice of the epoch, and tested on."""
+
+    train: np.ndarray
+    held: np.ndarray
+    test: np.ndarray
+
+
+class Splitter:
+    """Splits a table by the rule that fits it: its split column, whole groups, time, or stratified by the target.
+
+    Args:
+        index: the table's windows, whose units are kept whole.
+
+    Raises:
+        DataError: fewer than 2 labelled rows.
+    """
+
+    def __init__(self, table: Table, schema: Schema, index: WindowIndex | None = None):
+        self.name, self.schema = table.name, schema
+        count = len(table) if index is None else len(index)
+        self.labels = [list(raw_values(table, c, None, index)) for c in schema.having("target")]
+        labelled = np.array([any(column[i] is not None for column in self.labels) for i in range(count)], bool)
+        self.rows, self.rest = np.flatnonzero(labelled), np.flatnonzero(~labelled)
+        if len(self.rows) < 2:
+            names = ", ".join(f"'{c.name}'" for c in schema.having("target"))
+            raise DataError(
+                f"target {names}",
+                f"{len(self.rows)} of {count} rows of {table.name} have a label",
+                expected="at least 2, and better some hundreds",
+                fix="label more rows",
+            )
+        self.role, self.column, self.values = "", "", []
+        for role in ("split", "group", "time"):
+            if schema.having(role):  # type: ignore[arg-type]
+                self.role, self.column = role, schema.having(role)[0].name  # type: ignore[arg-type]
+                self.values = list(raw_values(table, schema[self.column], None, index))
+                break
+        else:
+            if index is not None:
+                self.role, self.column = "group", schema.window.id if schema.window else "unit"
+                self.values = index.unit.tolist()
+        if self.role == "split":
+            self.said = np.array([str(v or "").lower() for v in self.values])
+
+    def hold_out(self, share: float, seed: int) -> Split:
+        """`share` of the labelled rows is held out; by a split column just the rows it names.
+
+        Raises:
+            DataError: nothing is left to train on.
+        """
+        rng = np.random.default_rng((seed, 1))
+        held, told = self.held(self.rows, share, rng)
+        rows = self.rows
+        if self.role == "split":
+            rows = rows[(self.said[rows] != "") & ~np.isin(self.said[rows], _TEST)]
+        train = np.setdiff1d(rows, held)
+        if not len(train):
+            raise DataError(self.name, f"leaves no row to train on when split {told}", fix="check the split column, or do without it")
+        return Split(np.sort(np.concatenate([train, self.rest])) if self.role != "split" else train, np.sort(held), told)
+
+    def held(self, rows: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """A share of these labelled rows, by the table's rule, and the rule in words."""
+        if self.role == "split":
+            return _by_column(rows, self.values, self.column, share, rng)
+        if self.role == "group":
+            return _by_group(rows, self.values, self.column, share, rng)
+        if self.role == "time":
+            return _by_time(rows, self.values, self.column, share, rng)
+        return _by_target(rows, self.labels, self.schema, share, rng)
+
+    def folds(self, count: int, seed: int, share: float = 0.15) -> tuple[list[Fold], str]:
+        """`count` folds over the labelled rows; in each, `share` of the rows to learn from is held out for the choice of the epoch.
+
+        Groups stay whole. By time there are `count` blocks to test on, each learned from all that lies before it. A split
+        column only says which rows are for the last test: these take no part.
+
+        Raises:
+            DataError: fewer rows or groups than folds.
+        """
+        rng = np.random.default_rng((seed, 2))
+        rows, told = self.rows, "stratified at random"
+        if self.role == "split":
+            rows = rows[~np.isin(self.said[rows], _TEST)]
+        if len(rows) < 2 * count:
+            raise DataError(
+                self.name, f"has {len(rows)} labelled rows for {count} folds", expected="at least 2 rows in each", fix="fewer folds"
+            )
+        if self.role == "time":
+            return self._folds_of_time(rows, count, share), f"blocks of '{self.column}', each learned from what lies before"
+        if self.role == "group":
+            place, told = self._folds_of_groups(rows, count, rng), f"whole groups of '{self.column}'"
+        else:
+            place = _dealt(self._classes(rows), rows, count, rng)
+        folds = []
+        for fold in range(count):
+            learn, test = rows[place != fold], rows[place == fold]
+            held, _ = _by_target(learn, self.labels, self.schema, share, rng) if self.role == "split" else self.held(learn, share, rng)
+            folds.append(Fold(np.setdiff1d(learn, held), np.sort(held), test))
+        return folds, told
+
+    def _folds_of_time(self, rows: np.ndarray, count: int, share: float) -> list[Fold]:
+        order = _in_order(rows, self.values, self.column)
+        blocks = np.array_split(order, count + 1)
+        folds = []
+        for at in range(1, count + 1):
+            before = np.concatenate(blocks[:at])
+            cut = len(before) - max(1, int(share * len(before)))
+            folds.append(Fold(np.sort(before[:cut]), np.sort(before[cut:]), np.sort(blocks[at])))
+        return folds
+
+    def _folds_of_groups(self, rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """[rows] the fold of each; the largest groups are dealt first, each to the fold that has least."""
+        names, member = np.unique([str(self.values[r]) for r in rows], return_inverse=True)
+        if len(names) < count + 1:
+            raise DataError(
+                f"column '{self.column}'", f"has {len(names)} groups for {count} folds", expected=f"at least {count + 1}", fix="fewer folds"
+            )
+        sizes, filled = np.bincount(member), np.zeros(count)
+        place = np.zeros(len(names), np.int64)
+        for group in sorted(rng.permutation(len(names)).tolist(), key=lambda g: -sizes[g]):
+            place[group] = int(filled.argmin())
+            filled[place[group]] += sizes[group]
+        return place[member]
+
+    def _classes(self, rows: np.ndarray) -> list[str]:
+        """What to stratify by: the first target's classes, or nothing."""
+        if self.schema.having("target")[0].modality != "category":
+            return [""] * len(rows)
+        return [str(self.labels[0][r]) for r in rows]
+
+
 def hold_out(table: Table, schema: Schema, *, share: float = 0.15, seed: int = 0, index: WindowIndex | None = None) -> Split:
     """By the split column where there is one; else whole groups, the latest rows, or stratified by the target.
 
@@ -32,44 +166,26 @@ def hold_out(table: Table, schema: Schema, *, share: float = 0.15, seed: int = 0
     Raises:
         DataError: fewer than 2 labelled rows, or nothing to train on.
     """
-    count = len(table) if index is None else len(index)
-    labels = [list(raw_values(table, c, None, index)) for c in schema.having("target")]
-    labelled = np.array([any(column[i] is not None for column in labels) for i in range(count)], bool)
-    rows = np.flatnonzero(labelled)
-    if len(rows) < 2:
-        names = ", ".join(f"'{c.name}'" for c in schema.having("target"))
-        raise DataError(
-            f"target {names}",
-            f"{len(rows)} of {count} rows of {table.name} have a label",
-            expected="at least 2, and better some hundreds",
-            fix="label more rows",
-        )
-    rest = np.flatnonzero(~labelled)
-    rng = np.random.default_rng((seed, 1))
-    for role, rule in (("split", _by_column), ("group", _by_group), ("time", _by_time)):
-        if schema.having(role):  # type: ignore[arg-type]
-            name = schema.having(role)[0].name  # type: ignore[arg-type]
-            values = list(raw_values(table, schema[name], None, index))
-            held, told = rule(rows, values, name, share, rng)
-            break
-    else:
-        if index is not None:
-            held, told = _by_group(rows, index.unit.tolist(), schema.window.id if schema.window else "unit", share, rng)
-        else:
-            held, told = _by_target(rows, labels, schema, share, rng)
-    if role == "split" and told.startswith("by"):
-        kept = np.array([v not in (None, "") and str(v).lower() not in ("test", "holdout") for v in values], bool)
-        rows = rows[kept[rows]]
-    train = np.setdiff1d(rows, held)
-    if not len(train):
-        raise DataError(table.name, f"leaves no row to train on when split {told}", fix="check the split column, or do without it")
-    return Split(np.sort(np.concatenate([train, rest])) if role != "split" else train, np.sort(held), told)
+    return Splitter(table, schema, index).hold_out(share, seed)
+
+
+def _dealt(classes: list[str], rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """[rows] the fold of each: class by class the shuffled rows are dealt round, so that folds differ by one row a class at most."""
+    place, at = np.zeros(len(rows), np.int64), 0
+    of_class: dict[str, list[int]] = {}
+    for i, name in enumerate(classes):
+        of_class.setdefault(name, []).append(i)
+    for name in sorted(of_class):
+        for i in rng.permutation(of_class[name]):
+            place[i] = at % count
+            at += 1
+    return place
 
 
 def _by_column(rows: np.ndarray, values: list, name: str, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     held = np.array([r for r in rows if str(values[r]).lower() in _VALIDATION], np.int64)
     if not len(held):
-        held = rng.permutation([r for r in rows if str(values[r]).lower() not in ("test", "holdout")])[: max(1, int(share * len(rows)))]
+        held = rng.permutation([r for r in rows if str(values[r]).lower() not in _TEST])[: max(1, int(share * len(rows)))]
     return held, f"by column '{name}'"
 
 
@@ -84,6 +200,11 @@ def _by_group(rows: np.ndarray, values: list, name: str, share: float, rng: np.r
 
 
 def _by_time(rows: np.ndarray, values: list, name: str, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    order = _in_order(rows, values, name)
+    return order[-max(1, int(share * len(order))) :], f"the latest by '{name}'"
+
+
+def _in_order(rows: np.ndarray, values: list, name: str) -> np.ndarray:
     known = [r for r in rows if values[r] is not None]
     keys = dict(zip(known, time_keys([values[r] for r in known], name)))
     order = np.array(sorted((r for r in known if keys[r] is not None), key=keys.__getitem__), np.int64)
@@ -91,7 +212,7 @@ def _by_time(rows: np.ndarray, values: list, name: str, share: float, rng: np.ra
         raise DataError(
             f"column '{name}'", "has no time in nearly all rows", expected="a time in every row", fix="do without --time-column"
         )
-    return order[-max(1, int(share * len(order))) :], f"the latest by '{name}'"
+    return order
 
 
 def _by_target(rows: np.ndarray, labels: list[list], schema: Schema, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:

@@ -75,6 +75,10 @@ class Prepared:
         return out
 
 
+class Features(Prepared):
+    """What an encoder made of a view's cells, in their place: {"features" [P, N, F], "mask" [P, N]}."""
+
+
 @dataclass
 class PreparedTable:
     """The view `table`: its three arrays for every row of the table (see `core.TableCodec`)."""

@@ -429,7 +429,8 @@ def _refused_notes(refused: list[tuple[int, str]]) -> list[str]:
     if not refused:
         return []
     listed = "; ".join(f"line {line}: {why}" if line else why for line, why in refused[:_MANY])
-    return [f"{len(refused)} row{'s' * (len(refused) > 1)} could not be read and left out: {listed}" + (" ..." if len(refused) > _MANY else "")]
+    told = "1 row could not be read and is" if len(refused) == 1 else f"{len(refused)} rows could not be read and are"
+    return [f"{told} left out: {listed}" + (" ..." if len(refused) > _MANY else "")]
 
 
 def _first(error: Exception) -> str:

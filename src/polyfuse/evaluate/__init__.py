@@ -1,5 +1,7 @@
 """How good an answer is and how sure that figure is: on anything that answers."""
 
+from .learning import knowledge, told
 from .metrics import difference, evaluate, naive
+from .robustness import KINDS, RATES, Robustness, curves, relative
 
-__all__ = ["difference", "evaluate", "naive"]
+__all__ = ["KINDS", "RATES", "Robustness", "curves", "difference", "evaluate", "knowledge", "naive", "relative", "told"]

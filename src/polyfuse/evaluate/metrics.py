@@ -13,7 +13,7 @@ _FEWEST_DRAWS = 200  # enough for the ends of a 95 % interval to a tenth of its 
 _COUNTS = 20_000_000  # draws times rows in one interval; a large table gets fewer draws
 
 
-def evaluate(task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
+def evaluate(task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: int = 0, only: str = "") -> dict[str, dict[str, float]]:
     """Every metric of a task with its 95 % interval.
 
     Args:
@@ -21,6 +21,7 @@ def evaluate(task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: 
         out: [B, ...] what the model gave.
         truth: the labels of these rows.
         draws: of the bootstrap, on many rows at most 20 million / rows; 0 gives the values alone.
+        only: the name of one metric; the others, and their draws, are spared.
     Returns:
         {metric: {"value", "low", "high"}}; a metric that is not defined on these rows is left out, and so is an
         interval that is not.
@@ -30,8 +31,8 @@ def evaluate(task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: 
     rows, found = len(truth.rows), {}
     if not rows:
         return {}
-    for name, figure in _figures(task, out, truth).items():
-        value = once(figure, rows)
+    for name, figure in figures(task, out, truth).items():
+        value = once(figure, rows) if only in ("", name) else np.nan
         if np.isfinite(value):
             low, high = bootstrap(figure, rows, _affordable(task, draws, rows), seed)
             found[name] = {"value": value} | ({"low": low, "high": high} if np.isfinite(low) else {})
@@ -56,7 +57,7 @@ def difference(task: Task, first: Tensor, second: Tensor, truth: Cells, *, draws
     Returns:
         {"metric", "value", "low", "high"}; above zero where `first` is better, whichever way the metric points.
     """
-    ours, theirs = (_figures(task, out, truth)[task.metric] for out in (first, second))
+    ours, theirs = (figures(task, out, truth)[task.metric] for out in (first, second))
     sign, rows = (1.0 if task.higher else -1.0), len(truth.rows)
 
     def gain(counts: np.ndarray) -> np.ndarray:
@@ -72,7 +73,7 @@ def _affordable(task: Task, draws: int, rows: int) -> int:
     return min(draws, max(most, _FEWEST_DRAWS))
 
 
-def _figures(task: Task, out: Tensor, truth: Cells) -> dict[str, Figure]:
+def figures(task: Task, out: Tensor, truth: Cells) -> dict[str, Figure]:
     """A task's own figures or, where it has only `scores`, these on rows repeated as often as they count."""
     if hasattr(task, "figures"):
         return task.figures(out, truth)  # type: ignore[operator]

@@ -39,8 +39,10 @@ class Invariant(Fusion):
         dropout: in the hidden layers.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
-        (4 V + 4) * D^2 parameters; linear in tokens.
+        (3 V + 5) * D^2 parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, adversary: float = 0.1, dropout: float = 0.1):
@@ -86,8 +88,10 @@ class Generate(Fusion):
         dropout: in the hidden layers.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not lookup
     Cost:
-        7 V * D^2 parameters; linear in tokens, quadratic in views while training.
+        (6 V + 2) * D^2 parameters; linear in tokens, quadratic in views while training.
     """
 
     def __init__(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import Fusion, Tokens, fusions, pool
-from ..core.layers import Block, Mlp, Transformer, masked_softmax
+from ..core import Fusion, Tokens, fusions, pool, pooled
+from ..core.layers import Block, Mlp, Transformer, heads_for, masked_softmax
 
 _NEVER = -1e4  # the logarithm of a weight that is nothing, still finite in 16 bits
 
@@ -41,6 +41,8 @@ class CoAttention(_Sequences):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, lookup
     Cost:
         (4 V + 2) * D^2 parameters; quadratic in tokens, once.
     """
@@ -91,8 +93,10 @@ class CrossModal(_Sequences):
         dropout: in the attention, on its result and in the perceptrons.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, lookup, not product
     Cost:
-        V (V - 1) * depth * 12 D^2 + V * 12 ((V - 1) D)^2 parameters; N_i * N_j for each pair of views.
+        (V (V - 1) * 12 depth + 12 V (V - 1)^2 + 2 V (V - 1) + 2) * D^2 parameters; N_i * N_j for each pair of views.
     """
 
     exempt = {"fusion_gradients": "a query to a view of one token finds that token whatever it asks, so it learns nothing"}
@@ -126,7 +130,8 @@ class Transport(_Sequences):
     """Optimal transport: every pair of views is aligned by the cheapest plan that carries all tokens of one to the other.
 
     For "do these belong together" and for views that describe the same things in another order: unlike attention no
-    token may be ignored, so what has no partner shows in the cost. The cost itself goes to the perceptron.
+    token may be ignored, so what has no partner shows in the cost. The cost itself goes to the perceptron. Where most
+    tokens have no partner, `mult` or `coattention`.
 
     Source: Cuturi 2013, "Sinkhorn Distances", algorithm 1, in logarithms; alignment as in Chen et al. 2020, "Graph
     Optimal Transport for Cross-Domain Alignment", section 3.1. With cost 1 - cosine and equal weights of the real tokens,
@@ -140,6 +145,8 @@ class Transport(_Sequences):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, lookup
     Cost:
         (2 V + 7) * D^2 parameters; steps * N_i * N_j for each pair of views.
     """
@@ -163,7 +170,7 @@ class Transport(_Sequences):
         distances = []
         for i, j in self.pairs:
             (a, mask_a), (b, mask_b) = views[i], views[j]
-            cost = 1 - places[i] @ places[j].transpose(1, 2)  # [B, N_i, N_j]
+            cost = 1 - (places[i] @ places[j].transpose(1, 2)).float()  # [B, N_i, N_j]; sums of _NEVER overflow 16 bits
             plan = transport_plan(cost, mask_a, mask_b, self.softness, self.steps)
             both = (present[:, i] & present[:, j]).unsqueeze(1)
             met = self._compared(a, mask_a, plan, b) + self._compared(b, mask_b, plan.transpose(1, 2), a)
@@ -197,3 +204,49 @@ def transport_plan(cost: Tensor, mask_a: Tensor, mask_b: Tensor, softness: float
         u = log_a - (kernel + v.unsqueeze(1)).logsumexp(2)
         v = log_b - (kernel + u.unsqueeze(2)).logsumexp(1)
     return (kernel + u.unsqueeze(2) + v.unsqueeze(1)).masked_fill(~real, _NEVER).exp().masked_fill(~real, 0.0)
+
+
+@fusions("similarity")
+class Similarity(Fusion):
+    """Cosine similarities of every pair of views, in several learned subspaces, beside the views' vectors.
+
+    The two towers of retrieval, for "does this belong to that?": a sound and a picture, a question and an answer. It needs
+    far fewer rows than `bilinear` or `multiply` to learn that two views agree, whatever it is they agree on, and goes
+    well with the objective `contrastive`. Which token of one belongs to which of the other is `coattention`'s.
+
+    Source: Huang et al. 2013, "Learning Deep Structured Semantic Models for Web Search using Clickthrough Data", eq. 4 (the cosine of
+    two towers); beside the vectors as in Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and
+    Recommendation Systems", section 2.1. z_v^h = P_h W_v x_v, s_uv^h = cos(z_u^h, z_v^h), h one of H equal parts of the width;
+    row = MLP([x_1; ...; x_V; present]) + S s. The similarity of an absent view is 0.
+
+    Args:
+        heads: H.
+        dropout: on the vectors and in the hidden layer.
+    Shapes:
+        tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor
+    Cost:
+        (3 V + 2) * D^2 parameters; linear in tokens, quadratic in views.
+    """
+
+    def __init__(self, views: list[str], width: int, *, heads: int = 4, dropout: float = 0.1):
+        super().__init__(views, width)
+        self.heads = heads_for(width, heads)
+        self.pairs = list(itertools.combinations(range(len(views)), 2))
+        self.maps = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in views if self.pairs)
+        self.told = nn.Linear(len(self.pairs) * self.heads, width, bias=False) if self.pairs else None
+        self.sharpness = nn.Parameter(torch.tensor(math.log(10.0)), requires_grad=bool(self.pairs))
+        self.dropout = nn.Dropout(dropout)
+        self.out = Mlp(len(views) * (width + 1), 2 * width, width, dropout=dropout)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        x, present = pooled(tokens, self.views)
+        x = F.layer_norm(x, (self.width,))
+        row = self.out(self.dropout(torch.cat([x.flatten(1), present.to(x.dtype)], 1)))
+        if self.told is not None:
+            z = torch.stack([m(x[:, v]) for v, m in enumerate(self.maps)], 1).unflatten(2, (self.heads, -1))  # [B, V, H, D / H]
+            z = F.normalize(z.float(), dim=-1, eps=1e-4).masked_fill(~present[:, :, None, None], 0.0)
+            s = torch.stack([(z[:, u] * z[:, v]).sum(-1) for u, v in self.pairs], 1)  # [B, pairs, H]
+            row = row + self.told(s.flatten(1) * self.sharpness.exp())
+        return tokens.with_row(row)

@@ -45,6 +45,8 @@ class JointTransformer(_Tokenwise):
         dropout: in the attention, on its result and in the perceptrons.
     Shapes:
         tokens [B, N, D] -> row [B, D], tokens [B, N, D]
+    Expresses:
+        xor, lookup, not product
     Cost:
         depth * 12 * D^2 parameters; quadratic in tokens.
     """
@@ -65,8 +67,8 @@ class Bottleneck(_Tokenwise):
     """Each view keeps a transformer of its own; views meet only in a few shared bottleneck tokens.
 
     A view must say the essential in a few vectors, which keeps a redundant or noisy view from flooding the rest, and
-    the cost stays linear in the number of views. Fine alignment of token with token passes the bottleneck badly
-    (`transformer`, `mult`).
+    the cost stays linear in the number of views. Fine alignment of token with token passes the bottleneck late, after
+    many steps, if at all (`transformer`, `mult`).
 
     Source: Nagrani et al. 2021, "Attention Bottlenecks for Multimodal Fusion", eq. 8-9: per layer and view
     [z_v; f_v] = Block_v([z_v; f]), then f = mean over present v of f_v. Differs: the row is the normed mean of the
@@ -79,6 +81,8 @@ class Bottleneck(_Tokenwise):
         dropout: in the attention, on its result and in the perceptrons.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product
     Cost:
         V * depth * 12 * D^2 parameters; quadratic in the tokens of a view, linear in views.
     """
@@ -114,7 +118,8 @@ class Perceiver(_Tokenwise):
     and more direct.
 
     Source: Jaegle et al. 2021, "Perceiver: General Perception with Iterative Attention", section 3.1. Differs: no
-    Fourier positions, for the encoders give positions where they matter. The row is the mean of the latents.
+    Fourier positions, for the encoders give positions where they matter. z <- Block(Block(z; tokens); z) in each round,
+    row = norm(mean of the latents z).
 
     Args:
         latents: latent vectors.
@@ -123,6 +128,8 @@ class Perceiver(_Tokenwise):
         dropout: in the attention, on its result and in the perceptrons.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, lookup, not product
     Cost:
         depth * 24 * D^2 parameters; linear in tokens, times `latents`.
     """

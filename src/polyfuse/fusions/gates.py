@@ -25,8 +25,10 @@ class GatedUnit(Fusion):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not lookup
     Cost:
-        (V^2 + V) * D^2 parameters; linear in tokens.
+        (V^2 + V + 4) * D^2 parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, dropout: float = 0.1):
@@ -64,8 +66,10 @@ class AdaptationGate(Fusion):
         tokens [B, N, D] -> row [B, D]
     Raises:
         RecipeError: no view of that name.
+    Expresses:
+        xor, not lookup
     Cost:
-        3 V * D^2 parameters; linear in tokens.
+        (3 V + 1) * D^2 parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, main: str = "", beta: float = 1.0, dropout: float = 0.1):
@@ -116,6 +120,8 @@ class Experts(Fusion):
         dropout: in the experts.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
         experts * 2 (V + 1) * D^2 parameters; linear in tokens.
     """

@@ -42,8 +42,10 @@ class Bilinear(_Mapped):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, product, not lookup
     Cost:
-        V (V - 1) / 2 * inner^2 * D parameters; linear in tokens.
+        (V (V - 1) / 2 * inner^2 + 2 V * inner + D) * D parameters; linear in tokens.
     """
 
     pairs: Tensor
@@ -76,8 +78,10 @@ class TensorFusion(_Mapped):
         tokens [B, N, D] -> row [B, D]
     Raises:
         RecipeError: more than 12 views.
+    Expresses:
+        xor, product, not lookup
     Cost:
-        (inner + 1)^V * D parameters; linear in tokens.
+        (min((inner + 1)^V, 4096) + V * inner + D) * D parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, inner: int = 16, dropout: float = 0.1):
@@ -107,6 +111,7 @@ class LowRank(Fusion):
     """Low-rank tensor fusion: the tensor's product with its weights, computed without ever making the tensor.
 
     Products of every order at a cost linear in the number of views; of all of these functions it has those of rank R.
+    For two or three views `tensor` has room for all of them.
 
     Source: Liu et al. 2018, "Efficient Low-rank Multimodal Fusion with Modality-Specific Factors", eq. 8:
     h = sum over r of a_r prod over v of (W_v^r' [x_v; 1]), row = MLP(norm(h)). An absent view is [0; 1]. The constants
@@ -117,8 +122,10 @@ class LowRank(Fusion):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, product, not lookup
     Cost:
-        V * R * D^2 parameters; linear in tokens.
+        (V * rank + 4) * D^2 parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, rank: int = 4, dropout: float = 0.1):
@@ -142,7 +149,8 @@ class CompactBilinear(Fusion):
     """Compact bilinear pooling: the outer product of all views squeezed by random sketches, without learned weights.
 
     Where the encoders are good and rows are few: nothing before the perceptron is learned. Only products over all the
-    views a row has are kept, no sums (`concat`) and no lower orders (`tensor`).
+    views a row has are kept, no sums (`concat`) and no lower orders (`tensor`), so one view of noise drowns the rest and
+    views that merely repeat one another are worth less than one alone.
 
     Source: Fukui et al. 2016, "Multimodal Compact Bilinear Pooling", algorithm 1; Pham and Pagh 2013 (the sketch):
     z = FFT^-1(prod over v of FFT(sketch_v(x_v))), then signed square root and L2 norm, row = MLP(z). An absent factor is 1.
@@ -152,8 +160,10 @@ class CompactBilinear(Fusion):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, product, not lookup, not redundant, not noise
     Cost:
-        size * D parameters; size * log(size) per view.
+        (size + D) * D parameters; size * log(size) per view.
     """
 
     places: Tensor
@@ -196,8 +206,10 @@ class Mutan(_Mapped):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, product, not lookup
     Cost:
-        V * (R + 1) * D^2 parameters; linear in tokens.
+        (V * (rank + 1) + 4) * D^2 parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, rank: int = 4, dropout: float = 0.1):
@@ -228,8 +240,10 @@ class FactorisationMachine(_Mapped):
         inner: width of the factors e_v; 0 = D.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, product, not lookup
     Cost:
-        2 V * D^2 parameters; linear in tokens.
+        (2 V + 1) * D^2 parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, inner: int = 0):
@@ -270,8 +284,10 @@ class DeepFm(FactorisationMachine):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, product, not lookup
     Cost:
-        4 V * D^2 parameters; linear in tokens.
+        (4 V + 3) * D^2 parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, inner: int = 0, dropout: float = 0.1):
@@ -288,6 +304,7 @@ class MultiplicativeInteraction(_Mapped):
 
     Where one view decides how another is to be read (a question, a mode of operation). The views act one after the other
     on a learned start, so their order matters little but is not nothing; a full three-way tensor per view keeps `inner` small.
+    `film` scales and shifts instead, with far fewer weights.
 
     Source: Jayakumar et al. 2020, "Multiplicative Interactions and Where to Find Them", eq. 1-2, chained over views:
     h <- h + h (z' T_v + U_v) + V_v z + b_v with z = W_v x_v. An absent view leaves h as it is.
@@ -297,8 +314,10 @@ class MultiplicativeInteraction(_Mapped):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, product, not lookup
     Cost:
-        V * inner^3 parameters; linear in tokens.
+        V * (inner^3 + 2 inner^2 + inner * D) + 2 (inner + D) * D parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, inner: int = 32, dropout: float = 0.1):
@@ -328,7 +347,7 @@ class Film(Fusion):
     """Feature-wise linear modulation: all views together scale and shift the features of every token of each view.
 
     Tokens are changed before they are pooled, so that a question can switch on the patches that answer it, at no more
-    than linear cost. Which token belongs to which it cannot see (`transformer`, `mult`).
+    than linear cost. A token meets the summary of the other views, not their single tokens (`transformer`, `mult`).
 
     Source: Perez et al. 2018, "FiLM: Visual Reasoning with a General Conditioning Layer", eq. 2, in its residual block:
     t' = t + ReLU(gamma_v(c) * (A_v t) + beta_v(c)) for each token t of view v, c the mean over present views of C_v x_v;
@@ -338,8 +357,10 @@ class Film(Fusion):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, lookup, not product
     Cost:
-        4 V * D^2 parameters; linear in tokens.
+        (4 V + 4) * D^2 parameters; linear in tokens.
     """
 
     def __init__(self, views: list[str], width: int, *, dropout: float = 0.1):

@@ -53,6 +53,8 @@ class ProductOfExperts(_Experts):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
         (2 V + 4) * D^2 parameters; linear in tokens.
     """
@@ -85,6 +87,8 @@ class MixtureOfProducts(_Experts):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
         (2 V + 4) * D^2 parameters; 2^V products of D numbers, linear in tokens.
     """
@@ -130,8 +134,10 @@ class SharedPrivate(Fusion):
         dropout: in the attention and the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
-        (6 V + 15) * D^2 parameters; quadratic in views.
+        (5 V + 16) * D^2 parameters; quadratic in views.
     """
 
     def __init__(

@@ -28,7 +28,8 @@ class Mean(_Pooled):
     """The mean of the vectors of the views a row has.
 
     The fewest parameters of all, for many views and few rows, or views of one kind (four photographs). The encoders
-    must bring the views into one space; `add` gives each a map of its own, `attention` weighs them.
+    must bring the views into one space, and a view of noise counts as much as any other; `add` gives each a map of its own,
+    `attention` weighs them.
 
     Source: ours; row = MLP(norm(mean over present v of (x_v + e_v))).
 
@@ -36,6 +37,8 @@ class Mean(_Pooled):
         dropout: in the hidden layer of the perceptron.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup, not noise
     Cost:
         4 * D^2 parameters; linear in tokens.
     """
@@ -63,6 +66,8 @@ class Attention(_Pooled):
         dropout: in the hidden layer of the perceptron.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
         5 * D^2 parameters; linear in tokens.
     """

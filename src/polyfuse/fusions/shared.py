@@ -13,7 +13,7 @@ class Trunk(Fusion):
     """One transformer reads every view by itself: its weights learn from all of them.
 
     For many views and few rows: the trunk has as many rows as there are cells. Views do not see one another before
-    their means are added (`transformer`).
+    their means are added: one of a few known tokens may still be looked up, finer alignment asks for `transformer`.
 
     Source: after the idea of Zhang et al. 2023, "Meta-Transformer: A Unified Framework for Multimodal Learning", whose
     trunk is pretrained and frozen; ours trains. row = MLP(sum over present v of mean over tokens of Trunk(S_v x)).
@@ -24,6 +24,8 @@ class Trunk(Fusion):
         dropout: in the attention, on its result and in the perceptrons.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, lookup, not product
     Cost:
         (V + 4 + depth * 12) * D^2 parameters; quadratic in the tokens of a view, linear in views.
     """

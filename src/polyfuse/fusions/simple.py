@@ -24,6 +24,8 @@ class Concat(Fusion):
         dropout: in the hidden layer.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not lookup
     Cost:
         hidden * (V + 1) * D^2 parameters; linear in tokens.
     """
@@ -36,6 +38,32 @@ class Concat(Fusion):
         x, present = pooled(tokens, self.views)
         x = F.layer_norm(x, (self.width,))
         return tokens.with_row(self.out(torch.cat([x.flatten(1), present.to(x.dtype)], 1)))
+
+
+@fusions("early")
+class Early(Concat):
+    """Feature-level fusion: all columns of plain numbers become one vector before any encoder; what is left goes as in `concat`.
+
+    Where numbers of several sources belong together (three sets of measurements of one leaf) and one encoder should see
+    their products from the start. It gives up what `concat` keeps: a source that is missing is no absent view any more but
+    missing components, and sources have no weights or contributions of their own. Text, pictures and sounds have no plain
+    numbers to join; without at least two such columns it is `concat`.
+
+    Source: ours; the early fusion of the literature (Snoek et al. 2005, "Early versus Late Fusion in Semantic Video Analysis").
+    row = MLP([x_1; ...; x_V; present]) over the views that are left.
+
+    Args:
+        hidden: width of the hidden layer in multiples of D.
+        dropout: in the hidden layer.
+    Shapes:
+        tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not lookup
+    Cost:
+        hidden * (V + 1) * D^2 parameters, V the views that are left; linear in tokens.
+    """
+
+    level = "feature"
 
 
 class _Mixed(Fusion):
@@ -79,6 +107,8 @@ class Add(_Mixed):
         dropout: in the hidden layer of the perceptron.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
         (V + 4) * D^2 parameters; linear in tokens.
     """
@@ -103,6 +133,8 @@ class Multiply(_Mixed):
         dropout: in the hidden layer of the perceptron.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, product, not lookup
     Cost:
         (V + 4) * D^2 parameters; linear in tokens.
     """
@@ -129,6 +161,8 @@ class Maximum(_Mixed):
         dropout: in the hidden layer of the perceptron.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
         (V + 4) * D^2 parameters; linear in tokens.
     """
@@ -152,6 +186,8 @@ class Weighted(_Mixed):
         dropout: in the hidden layer of the perceptron.
     Shapes:
         tokens [B, N, D] -> row [B, D]
+    Expresses:
+        xor, not product, not lookup
     Cost:
         (V + 4) * D^2 parameters; linear in tokens.
     """

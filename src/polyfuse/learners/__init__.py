@@ -1,5 +1,7 @@
 """How something is fitted: the network, by gradient."""
 
+from .features import with_features
+from .modality import shown, some
 from .net import Interrupted, Training, TrainOptions, outputs, train
 
-__all__ = ["Interrupted", "TrainOptions", "Training", "outputs", "train"]
+__all__ = ["Interrupted", "TrainOptions", "Training", "outputs", "shown", "some", "train", "with_features"]

@@ -6,7 +6,7 @@ weights, moments and a step number, and the rest follows from the seed.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, Cells, RecipeError, Task
+from ..core import Cells, RecipeError, Task, did_you_mean
 from ..core.progress import Progress
 from ..data import Dataset, orders
 from ..model import Model
 from . import checkpoint
+from .balance import TARGETS, TargetBalance, balance_targets
+from .modality import BALANCES, Balance, Watch, make_balance
 
+_CHOICES = {"precision": ("no", "bf16", "fp16"), "balance": BALANCES, "targets": TARGETS}
+_PACE = 10.0  # rate of `TargetBalance` against the network's: it follows losses that fall tenfold in a few hundred steps
 _TIMED_STEPS = 12  # steps after which a time budget is turned into a number of steps
 
 
@@ -38,10 +42,17 @@ class TrainOptions:
         clip: largest norm of the gradient.
         accumulate: batches per step of the optimizer.
         precision: "no", "bf16" or "fp16".
-        drop: chance that a view a row has is hidden while training (modality dropout; Neverova et al. 2016,
-            "ModDrop"), so that serving with missing cells is no surprise.
+        drop: share of the rows in which each view is seen as absent while training (modality dropout; Neverova et al.
+            2016, "ModDrop"), so that serving with missing cells is no surprise; 0 = none is hidden. Cells that are missing
+            anyway count, and where more are missing in the validation rows, as many (`Dataset.drop_rates`).
+        absent_share: share of the rows that are shown under one of the patterns of `fit(absent=...)`.
+        balance: what keeps one view from starving the others, with a head for each view (the objective "heads"): "none";
+            "ogm", whose encoders learn slower where their view is ahead; "blend", which weighs the views' losses by how
+            much they generalize. Both cost some speed; worth it where `info` says that a view is starved.
+        balance_alpha: how strongly "ogm" holds a view back.
         average: decay of the moving average of the weights that is evaluated and kept (Polyak and Juditsky 1992); 0 = none.
         checkpoint_s: seconds between checkpoints; 0 = after every step.
+        targets: how the losses of several targets are balanced: "uncertainty", "gradnorm" or "none" (see `TargetBalance`).
     """
 
     epochs: int = 0
@@ -54,17 +65,25 @@ class TrainOptions:
     accumulate: int = 1
     precision: str = "no"
     drop: float = 0.1
+    absent_share: float = 0.5
+    balance: str = "none"
+    balance_alpha: float = 0.3
     average: float = 0.99
     checkpoint_s: float = 30.0
+    targets: str = "uncertainty"
 
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "precision":
-                if value not in ("no", "bf16", "fp16"):
-                    raise RecipeError("option 'train.precision'", f"is {value!r}", expected="'no', 'bf16' or 'fp16'")
+            if f.name in _CHOICES:
+                if value not in _CHOICES[f.name]:
+                    known = _CHOICES[f.name]
+                    fix = did_you_mean(value, known)
+                    raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected=f"one of {', '.join(known)}", fix=fix)
             elif not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or not math.isfinite(value):
                 raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected="a number that is not negative")
+            elif f.name in ("drop", "absent_share") and value > 1:
+                raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected="a share from 0 to 1")
 
     def for_rows(self, count: int) -> "TrainOptions":
         """With epochs and batch filled in for a table of `count` training rows."""
@@ -79,13 +98,16 @@ class Training:
     """What a run leaves besides the weights.
 
     Attributes:
-        history: one dict per epoch: epoch, step, loss, held_loss, rate, seconds, and the validation figures.
+        history: one dict per epoch: epoch, step, loss, held_loss, rate, seconds, the validation figures, and "alone", the
+            main target's metric with one view shown, for each view.
+        drop: {view: chance that it was hidden from a training row that has it}.
         plan: {"steps": T, "changed_at": s, "stopped_at": n}: what a time budget decided, for the recipe to replay.
         best_epoch: the epoch whose weights were kept.
         interrupted: Ctrl-C ended it.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
+    drop: dict[str, float] = field(default_factory=dict)
     plan: dict[str, int] = field(default_factory=dict)
     best_epoch: int = 0
     interrupted: bool = False
@@ -107,6 +129,7 @@ class _Run:
     loss: float = 0.0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    balance: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -121,6 +144,8 @@ def train(
     budget_s: float | None = None,
     replay: dict[str, int] | None = None,
     loss_weights: dict[str, float] | None = None,
+    absent: Sequence[Sequence[str]] = (),
+    main: str | None = None,
     folder: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -132,6 +157,8 @@ def train(
         data: the prepared table; `rows` train, `held` choose the best epoch.
         budget_s: seconds the training may take; the steps are planned from the first ones' time.
         replay: the `plan` of an earlier run under a budget, followed to the step.
+        absent: patterns of absence to train for, each the names of the views that are hidden together.
+        main: the target whose metric chooses the best epoch; the first unless named.
         folder: where checkpoints go; with `resume` the last one there is continued.
         log: called with each epoch's figures.
     """
@@ -150,7 +177,8 @@ def train(
         cpu=device == "cpu", mixed_precision=options.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
     model.to(accelerator.device)
-    optimizer = _optimizer(model, options)
+    targets = balance_targets(model, options.targets, accelerator)
+    optimizer = _optimizer(model, options, targets)
     average = _Average(model, options.average)
     run = _Run(steps=options.epochs * -(-len(rows) // options.batch))
     if replay:
@@ -159,19 +187,27 @@ def train(
     best: dict[str, Tensor] = {}
     if found:
         weights, best, state = found
-        model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("average/")})
+        model.load_state_dict({k: v for k, v in weights.items() if not k.startswith(("average/", "targets/"))})
+        if targets:
+            targets.load_state_dict({k.removeprefix("targets/"): v for k, v in weights.items() if k.startswith("targets/")})
         average.load({k.removeprefix("average/"): v for k, v in weights.items() if k.startswith("average/")})
         run = _Run(**state)
         progress.say(f"resumed at step {run.step}")
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    loop = _Loop(model, wrapped, optimizer, accelerator, data, rows, held, options, seed, loss_weights or {}, average, run, best)
-    done = Training(history=run.history)
+    hiding: dict[str, Any] = {"drop": data.drop_rates(rows, held, options.drop), "absent": absent, "absent_share": options.absent_share}
+    balance = make_balance(options.balance, model, seed, options.balance_alpha, run.balance)
+    given = (data, rows, held, options, seed, loss_weights or {}, hiding, balance, average, run, best, targets, main or model.targets[0])
+    loop = _Loop(model, wrapped, optimizer, accelerator, *given)
+    done = Training(history=run.history, drop=hiding["drop"])
     try:
         loop.go(budget_s, replay, folder if accelerator.is_main_process else None, progress, log)
     except KeyboardInterrupt:
         if not loop.best:
             raise Interrupted from None
         done.interrupted = True
+    finally:
+        if targets:
+            targets.close()
     if loop.best:
         model.load_state_dict(loop.best)
     model.to("cpu").eval()
@@ -193,9 +229,13 @@ class _Loop:
     options: TrainOptions
     seed: int
     loss_weights: dict[str, float]
+    hiding: dict[str, Any]
+    balance: Balance
     average: "_Average"
     run: _Run
     best: dict[str, Tensor]
+    targets: TargetBalance | None
+    main: str
 
     def go(self, budget_s: float | None, replay: dict[str, int] | None, folder: Path | None, progress: Progress, log: Any) -> None:
         run, o = self.run, self.options
@@ -261,22 +301,26 @@ class _Loop:
         torch.manual_seed(((self.seed + 1) << 32) + run.step)  # dropout: a function of the step
         self.wrapped.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = o.rate * _schedule(run.step, run.steps, o.warmup)
+            group["lr"] = o.rate * group.get("pace", 1.0) * _schedule(run.step, run.steps, o.warmup)
         if world > 1:
             share = np.array_split(rows, world)[self.accelerator.process_index]
             rows = share if len(share) else rows[:1]
-        total = 0.0
+        total, weights = 0.0, self.balance.weights(self.loss_weights)
         self.optimizer.zero_grad()
         for piece in np.array_split(rows, min(o.accumulate, len(rows))):
-            batch = self.data.batch(piece, (self.seed, epoch), o.drop).to(self.accelerator.device)
+            batch = self.data.batch(piece, (self.seed, epoch), **self.hiding).to(self.accelerator.device)
             with self.accelerator.autocast():
                 outs, losses = self.wrapped(batch)
-                loss = self.model.loss(outs, losses, batch, self.loss_weights) * (len(piece) / len(rows))
+                loss = self.model.loss(outs, losses, batch, weights, self.targets) * (len(piece) / len(rows))
+            self.balance.listen()
             self.accelerator.backward(loss)
             total += float(loss.detach())
-        if o.clip:
-            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), o.clip)
-        self.optimizer.step()
+        if self.targets and world > 1:
+            self.targets.share()
+        with self.balance.stepping(run.step, self.accelerator):
+            if o.clip:
+                self.accelerator.clip_grad_norm_(self.wrapped.parameters(), o.clip)
+            self.optimizer.step()
         self.average.update(self.model, run.step)
         return total
 
@@ -288,11 +332,15 @@ class _Loop:
         run.loss = 0.0
         with self.average.applied(self.model):
             if len(self.held):
-                figures = validate(self.model, self.data, self.held, self.accelerator.device)
+                watch = Watch(self.model, self.data, self.main)
+                figures = validate(self.model, self.data, self.held, self.accelerator.device, self.main, watch)
                 entry |= figures
                 score = figures["score"]
+                if lone := watch.scores():
+                    entry["alone"] = lone
             else:
                 score = -entry["loss"]
+            self.balance.end_epoch(self.data, self.rows, self.held, epoch, self.options.epochs, self.accelerator.device)
             if not math.isfinite(score):
                 score = -math.inf
             if score > run.best or not self.best:
@@ -303,6 +351,7 @@ class _Loop:
 
     def save(self, folder: Path, progress: Progress) -> None:
         weights = self.model.state_dict() | {f"average/{k}": v for k, v in self.average.weights.items()}
+        weights |= {f"targets/{k}": v for k, v in self.targets.state_dict().items()} if self.targets else {}
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         try:
             checkpoint.save(folder, weights, self.best, optimizer, vars(self.run).copy())
@@ -352,32 +401,38 @@ class _Swapped:
 
 @torch.inference_mode()
 def outputs(
-    model: Model, data: Dataset, rows: np.ndarray, device: Any = "cpu", batch: int = 128
+    model: Model, data: Dataset, rows: np.ndarray, device: Any = "cpu", batch: int = 128, watch: Watch | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Cells]]:
-    """The model's outs and the truth of these rows: {target: out [rows, ...]}, {target: Cells}."""
+    """The model's outs and the truth of these rows: {target: out [rows, ...]}, {target: Cells}; `watch` sees the tokens too."""
     model.eval()
     outs: dict[str, list[Tensor]] = {t: [] for t in model.targets}
     for at in range(0, len(rows), batch):
-        b: Batch = data.batch(rows[at : at + batch]).to(device)
-        for target, out in model(b)[0].items():
+        encoded = model.encode(data.batch(rows[at : at + batch]).to(device))
+        for target, out in model.answer(model.fusion(encoded)).items():
             outs[target].append(out.float().cpu())
+        if watch:
+            watch.see(rows[at : at + batch], encoded, at // batch, len(rows))
     return {t: torch.cat(o) for t, o in outs.items()}, {t: data.targets[t].cells(rows) for t in model.targets}
 
 
-def validate(model: Model, data: Dataset, rows: np.ndarray, device: Any) -> dict[str, float]:
-    """{"held_loss", "score" (more is better), and each target's main metric}; several targets' scores are averaged."""
-    outs, truth = outputs(model, data, rows, device)
+def validate(model: Model, data: Dataset, rows: np.ndarray, device: Any, main: str, watch: Watch | None = None) -> dict[str, float]:
+    """{"held_loss", "score" (more is better), and each target's metric}; the score is the main target's.
+
+    Where these rows hold nothing to score it by, it is the mean over the other targets', and without any the loss.
+    """
+    outs, truth = outputs(model, data, rows, device, watch=watch)
     figures: dict[str, float] = {}
-    loss, score = 0.0, []
+    loss, scores = 0.0, {}
     for target, task in zip(model.targets, model.tasks):
         if not len(truth[target].rows):
             continue
         loss += float(task.loss(outs[target].to(device), truth[target].to(device)))
         value = task.scores(outs[target], truth[target]).get(task.metric, math.nan)
         figures[f"{target} {task.metric}"] = value
-        score.append(_oriented(task, value))
-    usable = [s for s in score if math.isfinite(s)]
-    return figures | {"held_loss": loss, "score": float(np.mean(usable)) if usable else -loss}
+        scores[target] = _oriented(task, value)
+    usable = {t: s for t, s in scores.items() if math.isfinite(s)}
+    score = usable.get(main, float(np.mean(list(usable.values()))) if usable else -loss)
+    return figures | {"held_loss": loss, "score": score}
 
 
 def _oriented(task: Task, value: float) -> float:
@@ -387,18 +442,39 @@ def _oriented(task: Task, value: float) -> float:
 def _calibrate(model: Model, data: Dataset, held: np.ndarray) -> None:
     if not len(held):
         return
+    if model.decides:
+        _fit_decision(model, data, held)
     outs, truth = outputs(model, data, held)
     for target, task in zip(model.targets, model.tasks):
         if len(truth[target].rows):
             task.calibrate(outs[target].clone(), truth[target])
 
 
-def _optimizer(model: Model, options: TrainOptions) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and other vectors are not decayed."""
+@torch.no_grad()
+def _fit_decision(model: Model, data: Dataset, held: np.ndarray) -> None:
+    """At decision level: temper each view's head, then fit what combines them."""
+    model.eval()
+    batches = [data.batch(held[at : at + 128]) for at in range(0, len(held), 128)]
+    fused = [model.fusion(model.encode(batch)) for batch in batches]
+    present = torch.cat([tokens.present(model.fusion.views) for tokens in fused])
+    each = [model.each(tokens) for tokens in fused]
+    for target, task, heads in zip(model.targets, model.tasks, model.heads):
+        outs, truth = torch.cat([out[target] for out in each]).float(), data.targets[target].cells(held)
+        for v, head in enumerate(heads):
+            head.calibrate(outs[:, v], truth.keep(present[truth.rows, v]))
+        outs = torch.stack([head.tempered(outs[:, v]) for v, head in enumerate(heads)], 1)
+        some = truth.keep(present[truth.rows].any(1))
+        if len(some.rows):
+            model.fusion.fit_target(target, outs, present, some, task)  # type: ignore[operator]
+
+
+def _optimizer(model: Model, options: TrainOptions, targets: TargetBalance | None = None) -> torch.optim.Optimizer:
+    """AdamW; biases, norms, other vectors and the balance of targets are not decayed."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": list(targets.parameters()) if targets else [], "weight_decay": 0.0, "pace": _PACE},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=options.rate)
 

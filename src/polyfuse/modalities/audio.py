@@ -222,6 +222,31 @@ class AudioCodec(Codec):
             mel = mel.masked_fill(_band(m, u[:, 6 + k], u[:, 8 + k] * 0.2 * s).unsqueeze(1), 0.0)
         return {**x, "mel": mel.masked_fill(~x["mask"].unsqueeze(-1), 0.0).half()}
 
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """White noise of `level` times the sound's own effective value: at level 1 it is as loud as the sound (0 dB).
+
+        On a spectrogram it is added where it would be, to the energies before the logarithm: as much in every band, and in
+        each cell as random as the band is narrow (a gamma variable by the approximation of Wilson and Hilferty 1931).
+        """
+        if not level:
+            return x
+        real = x["mask"].unsqueeze(-1)
+        if self.form == "wave":
+            wave, count = x["wave"].float(), x["mask"].sum(1, keepdim=True).clamp(min=1)
+            loud = (wave.masked_fill(~x["mask"], 0.0).square().sum(1, keepdim=True) / count).sqrt()
+            noisy = wave + level * loud * draws.normal(wave.shape[1]).to(wave.device)
+            return {**x, "wave": torch.where(x["mask"], noisy, x["wave"])}
+        mel = x["mel"].float()
+        mean, std, bank = mel.new_tensor(self.mean), mel.new_tensor(self.std), torch.from_numpy(self.bank).to(mel.device)
+        energy = (mel * std + mean).exp().sub(1e-6).clamp(min=0.0)
+        span = 1 / bank.amax(0)  # how many lines of the spectrum a band covers
+        own = ((energy * span / span.sum()).sum(-1, keepdim=True) * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+        lines = 1 / bank.square().sum(0)
+        drawn = draws.normal(*mel.shape[1:]).to(mel.device)
+        gamma = (1 - 1 / (9 * lines) + drawn / (3 * lines.sqrt())).clamp(min=0.0) ** 3
+        noisy = (((energy + level**2 * own * gamma + 1e-6).log() - mean) / std).clamp(-20, 20)
+        return {**x, "mel": torch.where(real, noisy.to(x["mel"].dtype), x["mel"])}
+
     def filler(self) -> Value:
         if self.form == "wave":
             return {"wave": np.zeros(max(400, self.window), np.float32)}
@@ -287,6 +312,7 @@ class AudioCnn(_MelEncoder):
         self.convs = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(depth))
         self.norms = nn.ModuleList(SeriesNorm(width) for _ in range(depth + 1))
         self.halvings = min(3, depth + 1)
+        self.depth_widths = (width,) * (self.halvings - 1)
         self.dropout = dropout
         self.most_tokens = -(-codec.most_steps // 2**self.halvings)
 
@@ -301,8 +327,8 @@ class AudioCnn(_MelEncoder):
             if at < self.halvings:
                 h = F.avg_pool1d(h, 2)
                 mask = shrink_mask(mask, 2, h.shape[2])
-                depths.append(h.transpose(1, 2))
-        return Encoded(F.dropout(h.transpose(1, 2), self.dropout, self.training), mask, tuple(depths[:-1]))
+                depths.append((h.transpose(1, 2), mask))
+        return Encoded(F.dropout(h.transpose(1, 2), self.dropout, self.training), mask, self.earlier(*depths[:-1]))
 
 
 @encoders("audio-gru")
@@ -326,10 +352,12 @@ class AudioGru(_MelEncoder):
         self.recurrent = Recurrent(width, width, depth, cell, dropout)
         self.norm = nn.LayerNorm(width)
         self.most_tokens = -(-codec.most_steps // 4)
+        self.depth_widths = (width,)
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = _stacked(x, 4)
-        return Encoded(self.norm(self.recurrent(F.gelu(self.enter(h)), mask)), mask)
+        h = F.gelu(self.enter(h))
+        return Encoded(self.norm(self.recurrent(h, mask)), mask, self.earlier((h, mask)))
 
 
 @encoders("audio-transformer")
@@ -352,11 +380,13 @@ class AudioTransformer(_MelEncoder):
         self.enter = nn.Linear(4 * codec.mels, width)
         self.transformer = Transformer(width, depth, heads, dropout)
         self.most_tokens = -(-codec.most_steps // 4)
+        self.depth_widths = (width,) * depth
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = _stacked(x, 4)
         h = self.enter(h) + positions(h.shape[1], self.width, h.device)
-        return Encoded(self.transformer(h, mask), mask)
+        *earlier, last = self.transformer.states(h, mask)
+        return Encoded(last, mask, self.earlier(*((e, mask) for e in earlier)))
 
 
 def _stacked(x: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..core import Draws, TabularCodec, codecs
+from ..core.names import another
 
 
 @codecs("category")
@@ -79,6 +81,13 @@ class CategoryCodec(TabularCodec):
     def augment(self, x: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
         unseen = draws.uniform(1) < 0.02
         return {"index": x["index"].masked_fill(unseen.to(x["index"].device), 0)}
+
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """Each value becomes another of the known ones with probability `level`: at 1 every one is wrong."""
+        if not level:
+            return x
+        u = draws.uniform(2).to(x["index"].device)
+        return {"index": torch.where(u[:, :1] < level, another(x["index"], u[:, 1:], len(self.values)), x["index"])}
 
     def state(self) -> dict[str, Any]:
         return {"values": self.values}

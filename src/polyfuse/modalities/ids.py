@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..core import Codec, Draws, Encoded, Encoder, Value, codecs, encoders
 from ..core.layers import AttentionPool
-from ..core.names import read_names
+from ..core.names import another, read_names
 
 
 @codecs("ids")
@@ -82,6 +82,14 @@ class IdsCodec(Codec):
 
     def augment(self, x: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
         return {**x, "ids": x["ids"].masked_fill(draws.uniform(x["ids"].shape[1]) < 0.05, 0)}
+
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """Each id becomes another of the known ones with probability `level`: at 1 every one is wrong."""
+        if not level:
+            return x
+        ids = x["ids"]
+        u = draws.uniform(ids.shape[1], 2).to(ids.device)
+        return {**x, "ids": torch.where((u[..., 0] < level) & x["mask"], another(ids, u[..., 1], len(self.values)), ids)}
 
     def filler(self) -> Value:
         return {"ids": np.zeros(1, np.int64)}

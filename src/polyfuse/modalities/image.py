@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..core import Codec, DataError, Draws, Encoded, Encoder, RecipeError, Value, codecs, encoders
 from ..core.layers import Transformer, positions
-from ..core.vision import ConvBlock, PlainConvs, as_tokens, decoding, groups, nearest_size, open_picture, picture_of, pixels_of, warp
+from ..core.vision import ConvBlock, PlainConvs, as_tokens, decoding, grain, groups, nearest_size, open_picture, picture_of, pixels_of, warp
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
@@ -109,6 +109,10 @@ class ImageCodec(Codec):
     def augment(self, x: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
         return {**x, "pixels": warp(x["pixels"], draws, self.strength, self.flip)}
 
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """Normal noise on every pixel of every picture; at level 1 its deviation is 128 of 256 grey levels."""
+        return {**x, "pixels": grain(x["pixels"], x["mask"], level, draws)} if level else x
+
     def filler(self) -> Value:
         return {"pixels": np.full((1, self.channels, self.size, self.size), round(self.mean), np.uint8)}
 
@@ -129,19 +133,17 @@ class _ImageEncoder(Encoder):
         super().__init__(codec, width)
         self.mean, self.std, self.most = codec.mean, codec.std, codec.most
 
-    def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """[Q, C, S, S] float -> tokens [Q, each, D] and earlier ones."""
+    def pictures(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[Q, C, S, S] float -> tokens [Q, each, D] and the maps of earlier layers, each [Q, F_i, h, w]."""
         raise NotImplementedError
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         pixels, mask = x["pixels"], x["mask"]
         p, k = mask.shape
         real = pixels[mask].float().sub(self.mean).div(self.std)  # only pictures that are there
-        tokens, depths = self.pictures(real)
-        if k == 1 and len(real) == p:
-            return Encoded(tokens, mask.expand(p, self.each), depths)
-        laid = tuple(t.new_zeros(p, k, *t.shape[1:]).masked_scatter(mask.view(p, k, 1, 1), t).flatten(1, 2) for t in (tokens, *depths))
-        return Encoded(laid[0], mask.repeat_interleave(self.each, 1), laid[1:])
+        tokens, maps = self.pictures(real)
+        earlier = [_laid(as_tokens(_four_by_four(m)), mask) for m in maps] if self.deep else []
+        return Encoded(*_laid(tokens, mask), self.earlier(*earlier))
 
 
 @encoders("image-cnn")
@@ -166,17 +168,18 @@ class ImageCnn(_ImageEncoder):
     def __init__(self, codec: ImageCodec, width: int, *, first: int = 16, convs: int = 0, dropout: float = 0.1):
         super().__init__(codec, width)
         self.stages = PlainConvs(codec.channels, codec.size, width, first, convs)
+        self.depth_widths = self.stages.widths[:-1]
         self.out = nn.Linear(2 * width, width)
         self.dropout = dropout
         self.each = self.stages.side(codec.size) ** 2
         self.most_tokens = self.each * codec.most
 
-    def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def pictures(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         maps = self.stages(x)
         local = as_tokens(maps[-1])
         strongest = local.amax(1, keepdim=True).expand_as(local)  # what is small and anywhere survives a mean over the tokens
         tokens = self.out(torch.cat([local, strongest], 2))
-        return F.dropout(tokens, self.dropout, self.training), tuple(as_tokens(m) for m in maps[:-1])
+        return F.dropout(tokens, self.dropout, self.training), maps[:-1]
 
 
 @encoders("image-resnet")
@@ -205,17 +208,18 @@ class ImageResnet(_ImageEncoder):
             inputs = size
         self.blocks = nn.ModuleList(blocks)
         self.norm = groups(width)
+        self.depth_widths = tuple(sizes[:-1])
         self.dropout = dropout
         self.each = _halved(codec.size, 3 + (codec.size >= 64)) ** 2
         self.most_tokens = self.each * codec.most
 
-    def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def pictures(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         x = self.enter(x)
         maps = []
         for block in self.blocks:
             x = block(x)
-            maps.append(as_tokens(x))
-        return F.dropout(as_tokens(F.gelu(self.norm(x))), self.dropout, self.training), tuple(maps[:-1])
+            maps.append(x)
+        return F.dropout(as_tokens(F.gelu(self.norm(x))), self.dropout, self.training), maps[:-1]
 
 
 @encoders("image-light")
@@ -249,17 +253,18 @@ class ImageLight(_ImageEncoder):
                 )
             )
         self.stages = nn.ModuleList(stages)
+        self.depth_widths = tuple(sizes[1:])
         self.dropout = dropout
         self.each = _halved(codec.size, 3) ** 2
         self.most_tokens = self.each * codec.most
 
-    def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def pictures(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         x = self.enter(x)
         maps = []
         for stage in self.stages:
             x = stage(x)
-            maps.append(as_tokens(x))
-        return F.dropout(maps[-1], self.dropout, self.training), tuple(maps[:-1])
+            maps.append(x)
+        return F.dropout(as_tokens(x), self.dropout, self.training), maps[:-1]
 
 
 @encoders("image-vit")
@@ -287,6 +292,7 @@ class ImageVit(_ImageEncoder):
             raise RecipeError("encoder 'image-vit'", f"has patch={patch}", expected=f"at most the picture's size, {codec.size}")
         self.enter = nn.Conv2d(codec.channels, width, patch, patch)
         self.transformer = Transformer(width, depth, heads, dropout)
+        self.depth_widths = (width,) * depth
         self.side = codec.size // patch
         self.each = self.side**2
         self.most_tokens = self.each * codec.most
@@ -295,9 +301,24 @@ class ImageVit(_ImageEncoder):
         columns = positions(self.side, width - half).repeat(self.side, 1)
         self.register_buffer("places", torch.cat([rows, columns], 1), persistent=False)
 
-    def pictures(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def pictures(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         tokens = as_tokens(self.enter(x)) + self.places
-        return self.transformer(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=x.device)), ()
+        *earlier, last = self.transformer.states(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=x.device))
+        return last, [e.transpose(1, 2).unflatten(2, (self.side, self.side)) for e in earlier]
+
+
+def _laid(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of all real pictures [Q, n, F] side by side in their rows, by mask [P, K]: -> [P, K * n, F] and mask."""
+    p, k = mask.shape
+    real = mask.repeat_interleave(tokens.shape[1], 1)
+    if k == 1 and len(tokens) == p:
+        return tokens, real
+    return tokens.new_zeros(p, k, *tokens.shape[1:]).masked_scatter(mask.view(p, k, 1, 1), tokens).flatten(1, 2), real
+
+
+def _four_by_four(maps: Tensor) -> Tensor:
+    """Means over squares, so that at most 4 x 4 are left."""
+    return F.avg_pool2d(maps, -(-maps.shape[-1] // 4), ceil_mode=True)
 
 
 def _halved(side: int, times: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Codec, Encoded, Encoder, Value, codecs, encoders
+from ..core import Codec, Draws, Encoded, Encoder, Value, codecs, encoders
 from ..core.layers import Mlp
 from ..core.names import read_names
 
@@ -62,6 +62,16 @@ class LabelsCodec(Codec):
     def clean(self, value: list[str] | str) -> Value:
         found = set(self._cut(value))
         return {"hot": np.array([v in found for v in self.values], np.float32)}
+
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """Each label of the set becomes any label with probability `level`: at 1 the set is a random one, about as large."""
+        hot = x["hot"]
+        if not level or not hot.numel():
+            return x
+        u = draws.uniform(hot.shape[1], 2).to(hot.device)
+        moved = (hot > 0) & (u[..., 0] < level)
+        place = (u[..., 1] * hot.shape[1]).long().clamp(max=hot.shape[1] - 1)
+        return {"hot": hot.masked_fill(moved, 0.0).scatter_reduce(1, place, moved.to(hot.dtype), "amax")}
 
     def filler(self) -> Value:
         return {"hot": np.zeros(len(self.values), np.float32)}

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from torch import Tensor
 
-from ..core import DataError, TabularCodec, codecs
+from ..core import DataError, Draws, TabularCodec, codecs
 
 _LARGEST = float(np.finfo(np.float32).max)
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "#n/a"})
@@ -37,6 +38,7 @@ write 1.5, empty the cell, or declare modality='category'.
     """
 
     numbers = 2
+    plain = True
     version = 1
 
     def __init__(self, column: str):
@@ -137,6 +139,14 @@ write 1.5, empty the cell, or declare modality='category'.
     def restore(self, standard: Tensor) -> Tensor:
         """Standardised values back to the column's unit."""
         return standard * self.std + self.mean
+
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """Normal noise in the column's unit; at level 1 its deviation is the column's own. The rank follows the value."""
+        if not level:
+            return x
+        noisy = x["value"][:, 0].double().cpu() + level * draws.normal()
+        value = torch.from_numpy(self.clean_many((noisy * self.std + self.mean).numpy())["value"])
+        return {**x, "value": value.to(x["value"].device)}
 
     def state(self) -> dict[str, Any]:
         return {"mean": self.mean, "std": self.std, "knots": self.knots}

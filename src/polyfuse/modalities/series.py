@@ -259,16 +259,15 @@ class SeriesCnn(_SeriesEncoder):
         self.blocks = nn.ModuleList(_TimeConv(width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.most_tokens = -(-codec.longest // self.stride)
+        self.depth_widths = (width,) * depth
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = self.entered(x)
-        h = self.enter(h)
-        depths = []
+        states = [self.enter(h)]
         for block in self.blocks:
-            h = block(h, mask)
-            depths.append(_pooled(h, mask, self.stride)[0])
-        tokens, mask = _pooled(self.norm(h), mask, self.stride)
-        return Encoded(tokens, mask, tuple(depths[:-1]))
+            states.append(block(states[-1], mask))
+        earlier = self.earlier(*((e, mask) for e in states[:-1]))
+        return Encoded(*_pooled(self.norm(states[-1]), mask, self.stride), earlier)
 
 
 class _SeriesRecurrent(_SeriesEncoder):
@@ -281,14 +280,17 @@ class _SeriesRecurrent(_SeriesEncoder):
         self.recurrent = Recurrent(width, width, depth, self.cell, dropout)
         self.norm = nn.LayerNorm(width)
         self.most_tokens = 1 if last else -(-codec.longest // self.stride)
+        self.depth_widths = (width,)
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = self.entered(x)
-        h = F.dropout(self.norm(self.recurrent(F.gelu(self.enter(h)), mask)), self.dropout, self.training)
+        h = F.gelu(self.enter(h))
+        earlier = self.earlier((h, mask))
+        h = F.dropout(self.norm(self.recurrent(h, mask)), self.dropout, self.training)
         if not self.last:
-            return Encoded(*_pooled(h, mask, self.stride))
+            return Encoded(*_pooled(h, mask, self.stride), earlier)
         end = (mask.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, h.shape[-1])
-        return Encoded(h.gather(1, end), mask.any(1, keepdim=True))
+        return Encoded(h.gather(1, end), mask.any(1, keepdim=True), earlier)
 
 
 @encoders("series-gru")
@@ -351,6 +353,7 @@ class SeriesTransformer(_SeriesEncoder):
         self.enter = nn.Linear(2 * codec.channels * self.patch, width)
         self.transformer = Transformer(width, depth, heads, dropout)
         self.most_tokens = -(-codec.longest // self.patch)
+        self.depth_widths = (width,) * depth
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = self.entered(x)
@@ -358,7 +361,8 @@ class SeriesTransformer(_SeriesEncoder):
         count = h.shape[1] // self.patch
         mask = shrink_mask(mask, self.patch, count)
         h = self.enter(h.reshape(len(h), count, self.patch * h.shape[2]))
-        return Encoded(self.transformer(h + positions(count, self.width, h.device), mask), mask)
+        *earlier, last = self.transformer.states(h + positions(count, self.width, h.device), mask)
+        return Encoded(last, mask, self.earlier(*((e, mask) for e in earlier)))
 
 
 @encoders("series-lstnet")
@@ -392,6 +396,7 @@ class SeriesLstnet(_SeriesEncoder):
         self.pad = kernel - 1
         self.recurrent, self.skip = nn.GRU(width, width, batch_first=True), nn.GRU(width, width, batch_first=True)
         self.linear = nn.Linear(2 * codec.channels * memory, width)
+        self.depth_widths = (width,)
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = self.entered(x)
@@ -411,7 +416,7 @@ class SeriesLstnet(_SeriesEncoder):
         two = self.skip(picked[rows.unsqueeze(1), order])[0][rows, (count - 1).clamp(min=0)]
         recent = last.unsqueeze(1) - torch.arange(self.memory, device=h.device)
         three = self.linear(h[rows.unsqueeze(1), recent.clamp(min=0)].masked_fill((recent < 0).unsqueeze(-1), 0.0).flatten(1))
-        return Encoded(torch.stack([one, two, three], 1), mask.any(1, keepdim=True).expand(p, 3))
+        return Encoded(torch.stack([one, two, three], 1), mask.any(1, keepdim=True).expand(p, 3), self.earlier((local, mask)))
 
 
 def _pooled(h: Tensor, mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,7 @@ class TableMlp(TableEncoder):
         self.embedding = nn.Embedding(sum(self.cardinalities), each) if self.cardinalities else None
         self.enter = nn.Linear(self.entered(each), width)
         self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), Mlp(width, 2 * width, width, dropout=dropout)) for _ in range(depth))
+        self.depth_widths = (width,) * depth
 
     def entered(self, each: int) -> int:
         """Numbers that enter the perceptron."""
@@ -72,10 +73,11 @@ class TableMlp(TableEncoder):
             pieces.append(self.numeric(value, number_there))
         if self.embedding is not None:
             pieces.append((self.embedding(index) * index_there.unsqueeze(-1)).flatten(1))
-        h = self.enter(torch.cat(pieces, 1))
+        states = [self.enter(torch.cat(pieces, 1)).unsqueeze(1)]
         for block in self.blocks:
-            h = h + block(h)
-        return Encoded(h.unsqueeze(1), x["present"].any(1, keepdim=True))
+            states.append(states[-1] + block(states[-1]))
+        mask = x["present"].any(1, keepdim=True)
+        return Encoded(states[-1], mask, self.earlier(*((h, mask) for h in states[:-1])))
 
 
 @encoders("table-periodic")
@@ -168,10 +170,12 @@ class TableTokens(TableEncoder):
         self.tokens = ColumnTokens(self, width)
         self.transformer = Transformer(width, depth, heads, dropout)
         self.most_tokens = self.members
+        self.depth_widths = (width,) * depth
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         tokens, mask = self.tokens(self, x)
-        return Encoded(self.transformer(tokens, mask), mask, (tokens,))
+        *earlier, last = self.transformer.states(tokens, mask)
+        return Encoded(last, mask, self.earlier(*((e, mask) for e in earlier)))
 
 
 @encoders("table-fm")

@@ -7,8 +7,10 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..core import TabularCodec, codecs
+from ..core import Draws, TabularCodec, codecs
 
 _FORMATS = ("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y-%m", "%Y%m%dT%H%M%S")
 _SECONDS = re.compile(r"-?[0-9]{9,10}(\.[0-9]+)?")  # as text, from 1973 on: "2024" is no second
@@ -101,6 +103,14 @@ class TimeCodec(TabularCodec):
         for share in circles:
             parts += [np.sin(2 * np.pi * share), np.cos(2 * np.pi * share)]
         return {"value": np.stack(parts, 1).astype(np.float32)}
+
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """The whole time is moved at random, and the place in year, month, week and day with it; at level 1 by the column's deviation."""
+        if not level:
+            return x
+        noisy = x["value"][:, 0].double().cpu() + level * draws.normal()
+        value = torch.from_numpy(self.clean_many((noisy * self.std + self.mean).numpy())["value"])
+        return {**x, "value": value.to(x["value"].device)}
 
     def state(self) -> dict[str, Any]:
         return {"mean": self.mean, "std": self.std}

@@ -45,6 +45,7 @@ class Vector(Codec):
         {'value': array([0., 0.], dtype=float32), 'real': array([ True, False])}
     """
 
+    plain = True
     encoder = "vector-mlp"
 
     def __init__(self, column: str, *, length: int = 0):

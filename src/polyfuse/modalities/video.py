@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..core import Codec, DataError, Draws, Encoded, Encoder, Value, codecs, encoders
 from ..core.layers import Recurrent, Transformer, positions
-from ..core.vision import MOST_PIXELS, Jpeg, PlainConvs, bytes_of, decoding, nearest_size, open_picture, picture_of, pixels_of, warp
+from ..core.vision import MOST_PIXELS, Jpeg, PlainConvs, bytes_of, decoding, grain, nearest_size, open_picture, picture_of, pixels_of, warp
 
 SUFFIXES = (".gif", ".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg")
 _CONTAINERS = (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
@@ -180,6 +180,10 @@ class VideoCodec(Codec):
     def augment(self, x: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
         return {**x, "pixels": warp(x["pixels"], draws, self.strength, self.flip)}
 
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """Normal noise on every pixel of every frame; at level 1 its deviation is 128 of 256 grey levels."""
+        return {**x, "pixels": grain(x["pixels"], x["mask"], level, draws)} if level else x
+
     def filler(self) -> Value:
         return {"pixels": np.full((1, self.channels, self.size, self.size), round(self.mean), np.uint8)}
 
@@ -202,6 +206,7 @@ class _VideoEncoder(Encoder):
         self.stages = PlainConvs(codec.channels, codec.size, width, first)
         side = self.stages.side(codec.size)
         self.enter = nn.Linear(width * side * side, width)
+        self.depth_widths = (width,)
 
     def frames(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """-> [P, T, D], zero where there is no frame, and mask [P, T]."""
@@ -235,7 +240,7 @@ class VideoGru(_VideoEncoder):
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = self.frames(x)
-        return Encoded(self.norm(h + self.recurrent(h, mask)).masked_fill(~mask.unsqueeze(-1), 0.0), mask, (h,))
+        return Encoded(self.norm(h + self.recurrent(h, mask)).masked_fill(~mask.unsqueeze(-1), 0.0), mask, self.earlier((h, mask)))
 
 
 @encoders("video-transformer")
@@ -257,10 +262,12 @@ class VideoTransformer(_VideoEncoder):
         super().__init__(codec, width, first)
         self.transformer = Transformer(width, depth, heads, dropout)
         self.most_tokens = codec.frames
+        self.depth_widths = (width,) * depth
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = self.frames(x)
-        return Encoded(self.transformer(h + positions(h.shape[1], self.width, h.device), mask), mask, (h,))
+        *earlier, last = self.transformer.states(h + positions(h.shape[1], self.width, h.device), mask)
+        return Encoded(last, mask, self.earlier(*((e, mask) for e in earlier)))
 
 
 @encoders("video-pool")
@@ -286,7 +293,7 @@ class VideoPool(_VideoEncoder):
     def features(self, x: dict[str, Tensor]) -> Encoded:
         h, mask = self.frames(x)
         mean = h.sum(1, keepdim=True) / mask.sum(1).clamp(min=1).view(-1, 1, 1)
-        return Encoded(F.dropout(mean, self.dropout, self.training), mask.any(1, keepdim=True), (h,))
+        return Encoded(F.dropout(mean, self.dropout, self.training), mask.any(1, keepdim=True), self.earlier((h, mask)))
 
 
 def _spaced(count: int, wanted: int) -> list[int]:

@@ -13,6 +13,7 @@ from ..core import Cells, Codec, DataError, RecipeError, Task, Tokens, mean_loss
 from ..core import intervals as of
 
 BALANCES = {"none": 0.0, "sqrt": 0.5, "inverse": 1.0}
+_LEAST = 1e-7  # probability that an averaged answer may give a class: its logarithm stays finite
 
 
 class _Classes(Task):
@@ -57,9 +58,12 @@ class _Classes(Task):
         """-> logits [B, C]."""
         return self.head(tokens.row)
 
-    def _probability(self, out: Tensor) -> np.ndarray:
-        """[B, C], with the temperature."""
-        raise NotImplementedError
+    def tempered(self, out: Tensor) -> Tensor:
+        return out / self.temperature.to(out.dtype)
+
+    def _honest(self, out: Tensor) -> np.ndarray:
+        """Probabilities [B, C], with the temperature."""
+        return self.probability(self.tempered(out.detach().double())).cpu().numpy()  # type: ignore[union-attr]
 
     def loss(self, out: Tensor, truth: Cells, weight: Tensor | None = None) -> Tensor:
         if not len(truth.rows):  # such a batch may hold no tensors at all
@@ -174,11 +178,14 @@ class Multiclass(_Classes):
         if len(y):
             self._cool(lambda t: float(F.cross_entropy(logits / t, y)), len(y))
 
-    def _probability(self, out: Tensor) -> np.ndarray:
-        return (out.detach().double() / self.temperature.double()).softmax(-1).cpu().numpy()
+    def probability(self, out: Tensor) -> Tensor:
+        return _wide(out).softmax(-1)
+
+    def out_of(self, probability: Tensor) -> Tensor:
+        return probability.clamp(min=_LEAST).log()
 
     def decode(self, out: Tensor) -> list[dict[str, Any]]:
-        p = self._probability(out)
+        p = self._honest(out)
         return [{"value": self.values[best], "probability": dict(zip(self.values, row))} for best, row in zip(p.argmax(1), p.tolist())]
 
     def constant(self, rows: int) -> Tensor:
@@ -187,7 +194,7 @@ class Multiclass(_Classes):
 
     def _known(self, out: Tensor, truth: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probabilities [L, C], answers [L] and truths [L] (-1: never seen) of the labelled rows."""
-        p = self._probability(out[truth.rows])
+        p = self._honest(out[truth.rows])
         return p, p.argmax(1), truth.x["index"][:, 0].cpu().numpy() - 1
 
     def figures(self, out: Tensor, truth: Cells) -> dict[str, of.Figure]:
@@ -304,6 +311,7 @@ class Multilabel(_Classes):
 
     modalities = ("labels",)
     metric = "map"
+    exclusive = False
 
     @classmethod
     def claims(cls, codec: Codec) -> float:
@@ -333,13 +341,16 @@ class Multilabel(_Classes):
             logits, hot = out.detach()[truth.rows].double(), truth.x["hot"].double()
             self._cool(lambda t: float(F.binary_cross_entropy_with_logits(logits / t, hot)), len(hot))
 
-    def _probability(self, out: Tensor) -> np.ndarray:
-        return (out.detach().double() / self.temperature.double()).sigmoid().cpu().numpy()
+    def probability(self, out: Tensor) -> Tensor:
+        return _wide(out).sigmoid()
+
+    def out_of(self, probability: Tensor) -> Tensor:
+        return probability.logit(eps=_LEAST)
 
     def decode(self, out: Tensor) -> list[dict[str, Any]]:
         return [
             {"value": [v for v, q in zip(self.values, row) if q >= 0.5], "probability": dict(zip(self.values, row))}
-            for row in self._probability(out).tolist()
+            for row in self._honest(out).tolist()
         ]
 
     def constant(self, rows: int) -> Tensor:
@@ -347,7 +358,7 @@ class Multilabel(_Classes):
         return (self.share.logit() * self.temperature).expand(rows, -1)
 
     def figures(self, out: Tensor, truth: Cells) -> dict[str, of.Figure]:
-        p, hot = self._probability(out[truth.rows]), truth.x["hot"].cpu().numpy() > 0.5
+        p, hot = self._honest(out[truth.rows]), truth.x["hot"].cpu().numpy() > 0.5
         said = p >= 0.5
         curves = [of.pr_auc(p[:, c], hot[:, c]) for c in range(len(self.values))]
 
@@ -372,9 +383,14 @@ class Multilabel(_Classes):
         """{"classes": per label precision, recall, F1, support and average precision (None without a positive row)}."""
         if not len(truth.rows):
             return {}
-        p, hot = self._probability(out[truth.rows]), truth.x["hot"].cpu().numpy() > 0.5
+        p, hot = self._honest(out[truth.rows]), truth.x["hot"].cpu().numpy() > 0.5
         said = p >= 0.5
         table: dict[str, dict[str, Any]] = dict(self._table((said & hot).sum(0), said.sum(0), hot.sum(0)))
         for c, value in enumerate(self.values):
             table[value]["average_precision"] = of.once(of.pr_auc(p[:, c], hot[:, c]), len(p)) if hot[:, c].any() else None
         return {"classes": table}
+
+
+def _wide(out: Tensor) -> Tensor:
+    """At least float32: sixteen bits are too few for probabilities."""
+    return out if out.dtype == torch.float64 else out.float()

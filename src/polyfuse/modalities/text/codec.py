@@ -199,6 +199,21 @@ class Text(Codec):
         hidden = (draws.uniform(x["ids"].shape[1]) < self.drop) & x["mask"] & ~torch.isin(x["ids"], self._kept)
         return {**x, "ids": x["ids"].masked_fill(hidden, self.blank)}
 
+    def noise(self, x: dict[str, Tensor], level: float, draws: Draws) -> dict[str, Tensor]:
+        """Each token becomes any other of the vocabulary with probability `level`: at 1 nothing of the text is left.
+
+        Marks of the tokenizer (begin, end) stay, and the id that `augment` hides behind is not used: training has met it.
+        """
+        if not level:
+            return x
+        ids = x["ids"]
+        known = torch.arange(self.tokenizer.get_vocab_size(with_added_tokens=True), dtype=ids.dtype)
+        known = known[~torch.isin(known, self._kept) & (known != (-1 if self.blank is None else self.blank))]
+        u = draws.uniform(ids.shape[1], 2)
+        other = known[(u[..., 1] * len(known)).long().clamp(max=len(known) - 1)].to(ids.device)
+        replaced = (u[..., 0] < level).to(ids.device) & x["mask"] & ~torch.isin(ids, self._kept.to(ids.device))
+        return {**x, "ids": torch.where(replaced, other, ids)}
+
     def filler(self) -> Value:
         return {"ids": np.zeros(1, np.int32)}
 

@@ -44,10 +44,9 @@ class TextEncoder(Encoder):
         ids = x["ids"].long().masked_fill(~x["mask"], 0)
         return ids, self.dropout(self.embedding(ids))
 
-    def squeezed(self, x: Tensor, mask: Tensor, *depths: Tensor) -> Encoded:
-        """No more than the allowed tokens, of the result and of the earlier layers alike."""
-        shallow = tuple(squeeze(d, mask, self.most_tokens)[0] for d in depths)
-        return Encoded(*squeeze(x, mask, self.most_tokens), shallow)
+    def squeezed(self, x: Tensor, mask: Tensor, *earlier: Tensor) -> Encoded:
+        """No more than the allowed tokens."""
+        return Encoded(*squeeze(x, mask, self.most_tokens), self.earlier(*((h, mask) for h in earlier)))
 
 
 @encoders("text-bag")
@@ -80,6 +79,7 @@ class TextBag(TextEncoder):
         nn.init.normal_(self.pairs.weight, std=width**-0.5)
         self.attention = AttentionPool(width)
         self.out = nn.Sequential(nn.LayerNorm(2 * width), Mlp(2 * width, width, width))
+        self.depth_widths = (width,)
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         ids, single = self.embed(x)
@@ -90,7 +90,7 @@ class TextBag(TextEncoder):
         weighed, _ = self.attention(all_, mask)
         mean = all_.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         pooled = self.out(torch.cat([weighed, mean], 1))
-        return Encoded(pooled.unsqueeze(1), x["mask"].any(1, keepdim=True))
+        return Encoded(pooled.unsqueeze(1), x["mask"].any(1, keepdim=True), self.earlier((single, x["mask"])))
 
 
 class TextRecurrent(TextEncoder):
@@ -112,6 +112,7 @@ class TextRecurrent(TextEncoder):
         super().__init__(codec, width, tokens=tokens, dropout=dropout, vectors=vectors, most_words=most_words)
         self.recurrent = Recurrent(width, width, depth, self.cell)
         self.norm = nn.LayerNorm(width)
+        self.depth_widths = (width,)
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         _, embedded = self.embed(x)
@@ -202,13 +203,11 @@ class TextTransformer(TextEncoder):
     ):
         super().__init__(codec, width, tokens=tokens, dropout=dropout, vectors=vectors, most_words=most_words)
         self.transformer = Transformer(width, depth, heads, dropout)
+        self.depth_widths = (width,) * depth
 
     def features(self, x: dict[str, Tensor]) -> Encoded:
         mask = x["mask"]
         _, embedded = self.embed(x)
-        h = first = embedded + positions(mask.shape[1], self.width, mask.device) * self.width**-0.5
-        depths = []
-        for block in self.transformer.blocks:
-            depths.append(h := block(h, mask))
-        last = self.transformer.norm(h).masked_fill(~mask.unsqueeze(-1), 0.0)
-        return self.squeezed(last, mask, first, *depths[:-1])
+        placed = embedded + positions(mask.shape[1], self.width, mask.device) * self.width**-0.5
+        *earlier, last = self.transformer.states(placed, mask)
+        return self.squeezed(last, mask, *earlier)

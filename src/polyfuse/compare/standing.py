@@ -1,0 +1,338 @@
+"""From finished runs to a leaderboard and a verdict in words."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core import Cells, Task
+from ..core.intervals import bootstrap, once
+from ..data import Fold
+from ..evaluate.metrics import figures
+from ..evaluate.paired import Paired, corrected_t, holm
+from .plan import BASELINE, Method
+from .runs import Result
+
+LEVEL = 0.05  # of the tests
+_NAMED = 12  # methods that the verdict lists by name
+Place = tuple[int, int]
+"""(seed, fold) of a run."""
+
+
+@dataclass
+class Standing:
+    """One row of the leaderboard. Differences are oriented: above zero is better, whichever way the metric points.
+
+    Attributes:
+        name, kind, views, fusion: the method (see `Method`).
+        runs, of: how many of its runs are finished, and how many there are.
+        score: mean over runs of the main target's metric; low, high its 95 % bootstrap interval over rows.
+        spread: standard deviation over runs.
+        over_single, over_baseline: the difference to the best single view and to `concat` over the runs both have.
+        p_single, p_baseline: its p-value, corrected for shared training rows and for the number of fusions.
+        parameters, seconds, latency_ms, robustness: means over runs.
+        metrics: {target: {metric: mean over runs}}.
+    """
+
+    name: str
+    kind: str
+    views: tuple[str, ...]
+    fusion: str
+    runs: int
+    of: int
+    score: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    spread: float = math.nan
+    over_single: Paired | None = None
+    over_baseline: Paired | None = None
+    p_single: float | None = None
+    p_baseline: float | None = None
+    parameters: float = math.nan
+    seconds: float = math.nan
+    latency_ms: float = math.nan
+    robustness: float = math.nan
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        return self.runs == self.of
+
+
+@dataclass
+class Comparison:
+    """What `compare` finds.
+
+    Attributes:
+        target, metric, higher: the main target, its metric, whether more of it is better.
+        rows: the leaderboard, best first; methods that were not reached come last.
+        verdict: sentences.
+        seeds, folds, split: the design; `split` in words.
+        note: what the reader must know (a budget that ended it), or "".
+    """
+
+    target: str
+    metric: str
+    higher: bool
+    rows: list[Standing]
+    verdict: list[str]
+    seeds: int
+    folds: int
+    split: str
+    note: str = ""
+
+    def __getitem__(self, name: str) -> Standing:
+        return next(row for row in self.rows if row.name == name)
+
+    @property
+    def best_single(self) -> Standing | None:
+        return _first(self.rows, "single")
+
+    @property
+    def best(self) -> Standing | None:
+        """The best fusion that has all its runs."""
+        return _first([r for r in self.rows if r.whole], "fusion")
+
+    def lines(self) -> list[str]:
+        """The leaderboard as text, then the verdict."""
+        head = (
+            "",
+            self.metric,
+            "95 % interval",
+            "over best single",
+            "p",
+            f"over {BASELINE}",
+            "p",
+            "parameters",
+            "s",
+            "ms a row",
+            "robust",
+            "runs",
+        )
+        table = [head, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[c]) for line in table) for c in range(len(head))]
+        told = [
+            "  ".join(cell.ljust(w) if not c else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths))).rstrip() for line in table
+        ]
+        return [*told, "", *self.verdict, *([self.note] if self.note else [])]
+
+    def to_json(self) -> dict[str, Any]:
+        return _finite(asdict(self))
+
+    def table(self) -> list[dict[str, Any]]:
+        """One flat dict a method, as in leaderboard.csv."""
+        flat = []
+        for row in self.rows:
+            entry = {k: v for k, v in asdict(row).items() if k not in ("over_single", "over_baseline", "metrics", "views")}
+            entry["views"] = " + ".join(row.views)
+            for name, found in (("over_single", row.over_single), ("over_baseline", row.over_baseline)):
+                entry |= {name: found and found.value, f"{name}_low": found and found.low, f"{name}_high": found and found.high}
+            entry |= {f"{target} {metric}": value for target, metrics in row.metrics.items() for metric, value in metrics.items()}
+            flat.append(_finite(entry))
+        return flat
+
+    def write(self, folder: str | Path) -> Path:
+        """leaderboard.csv, comparison.json, comparison.png."""
+        from ..evaluate.picture import draw_comparison
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = self.table()
+        names = list(dict.fromkeys(k for row in rows for k in row))
+        with open(folder / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        (folder / "comparison.json").write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n", "utf-8")
+        draw_comparison(self, folder / "comparison.png")
+        return folder
+
+
+def standings(
+    methods: Sequence[Method],
+    found: Mapping[str, Mapping[Place, Result]],
+    folds: Mapping[Place, Fold],
+    task: Task,
+    truth: Cells,
+    target: str,
+    draws: int = 1000,
+) -> list[Standing]:
+    """The leaderboard of these runs, best first.
+
+    Args:
+        found: {method: {(seed, fold): its result}}.
+        folds: every (seed, fold) there is.
+        task: of the main target, untempered: outs are tempered already.
+        truth: the main target of all rows of the table.
+        draws: of the bootstrap; 0 leaves the intervals out, for a look while it runs.
+    """
+    rows = []
+    for method in methods:
+        results = found.get(method.name, {})
+        row = Standing(method.name, method.kind, method.views, method.fusion["name"], len(results), len(folds))
+        if results:
+            scores = np.array([r.score for r in results.values()])
+            row.score, row.spread = float(np.nanmean(scores)), float(np.nanstd(scores, ddof=1)) if len(scores) > 1 else math.nan
+            row.metrics = _means([r.metrics for r in results.values()])
+            for name in ("parameters", "seconds", "latency_ms", "robustness"):
+                values = [r.about[name] for r in results.values() if name in r.about]
+                setattr(row, name, float(np.mean(values)) if values else math.nan)
+            if draws:
+                row.low, row.high = _interval(results, task, truth, target, draws, row.score)
+        rows.append(row)
+    sign = 1.0 if task.higher else -1.0
+    rows.sort(key=lambda r: (not r.runs, -sign * r.score if math.isfinite(r.score) else math.inf))
+    single, share = _first(rows, "single"), float(np.mean([len(f.test) / len(f.train) for f in folds.values()]))
+    grain = float(np.mean([1 / len(f.test) for f in folds.values()])) if task.metric == "accuracy" else 0.0
+    for reference, difference, p in (
+        (single, "over_single", "p_single"),
+        (next((r for r in rows if r.name == BASELINE and r.runs), None), "over_baseline", "p_baseline"),
+    ):
+        if reference is None:
+            continue
+        for row in rows:
+            if row is not reference and row.runs:
+                setattr(row, difference, paired(found[row.name], found[reference.name], sign, share, grain))
+        tested = {r.name: getattr(r, difference).p for r in rows if r.kind == "fusion" and getattr(r, difference)}
+        for name, value in holm(tested).items():
+            setattr(next(r for r in rows if r.name == name), p, value)
+    return rows
+
+
+def paired(first: Mapping[Place, Result], second: Mapping[Place, Result], sign: float, share: float, grain: float) -> Paired:
+    """How much better the first is, over the runs that both have."""
+    both = [place for place in first if place in second]
+    return corrected_t(np.array([sign * (first[p].score - second[p].score) for p in both]), share, grain)
+
+
+def verdict(
+    rows: Sequence[Standing], found: Mapping[str, Mapping[Place, Result]], folds: Mapping[Place, Fold], task: Task, target: str
+) -> list[str]:
+    """Does fusing pay here, by how much, which method, and what is within noise of it: plain sentences."""
+    whole = [r for r in rows if r.whole]
+    best, single = _first(whole, "fusion"), _first(rows, "single")
+    if best is None or single is None:
+        return [f"No verdict on '{target}' yet: no fusion has all its runs. Give it more time, or fewer seeds, folds or fusions."]
+    better, gain, p = best.over_single, "", _any_pays(rows)
+    assert better is not None
+    if math.isfinite(better.low):
+        gain = f" ({_signed(better.value)}, 95 % interval {_signed(better.low)} to {_signed(better.high)})"
+    figures_told = f"{best.name} reaches {task.metric} {best.score:.4g}, the best single view ({single.views[0]}) {single.score:.4g}{gain}"
+    if better.value > 0 and p < LEVEL:
+        told = [f"Fusing pays for '{target}', p = {_p(p)}: {figures_told}."]
+    elif len(found[best.name]) < 2:
+        told = [f"One run a method cannot tell whether fusing pays for '{target}': {figures_told}. Give it more folds or seeds."]
+    elif better.value < 0 and best.p_single is not None and best.p_single < LEVEL:
+        told = [f"Fusing does not pay for '{target}': {figures_told}."]
+    else:
+        told = [f"No gain from fusing is shown for '{target}', p = {_p(p)}: {figures_told}."]
+    sign = 1.0 if task.higher else -1.0
+    share = float(np.mean([len(f.test) / len(f.train) for f in folds.values()]))
+    grain = float(np.mean([1 / len(f.test) for f in folds.values()])) if task.metric == "accuracy" else 0.0
+    behind = {r.name: paired(found[best.name], found[r.name], sign, share, grain).p for r in whole if r.kind == "fusion" and r is not best}
+    near = [name for name, p in holm(behind).items() if p >= LEVEL]
+    near = [r.name for r in whole if r.name in near]
+    if near:
+        cheap = min([best, *(r for r in whole if r.name in near)], key=lambda r: r.parameters)
+        smallest = f" The smallest of them is {cheap.name}." if cheap is not best else ""
+        more = f" and {len(near) - _NAMED} more" if len(near) > _NAMED else ""
+        told.append(f"Within noise of {best.name}: {', '.join(near[:_NAMED])}{more}.{smallest}")
+    elif behind:
+        told.append(f"{best.name} is better than every other fusion that has all its runs.")
+    unfinished = [r.name for r in rows if r.runs and not r.whole]
+    unreached = [r.name for r in rows if not r.runs]
+    if unfinished:
+        told.append(f"Stopped early, by successive halving or for want of time: {', '.join(unfinished)}.")
+    if unreached:
+        told.append(f"Not reached: {', '.join(unreached)}.")
+    return told
+
+
+def _any_pays(rows: Sequence[Standing]) -> float:
+    """p-value of "no fusion is better than the best single view".
+
+    Among forty fusions the best has to clear Holm's bar for forty. `concat` was named before any run, so it may be tested by
+    itself; the two looks share the level.
+    """
+    adjusted = [r.p_single for r in rows if r.kind == "fusion" and r.p_single is not None and r.over_single and r.over_single.value > 0]
+    named = next((r.over_single for r in rows if r.name == BASELINE and r.over_single), None)
+    looks = [min(adjusted, default=1.0), named.p if named is not None and named.value > 0 else 1.0]
+    return min(1.0, 2 * min(looks))
+
+
+def _first(rows: Sequence[Standing], kind: str) -> Standing | None:
+    return next((r for r in rows if r.kind == kind and r.runs), None)
+
+
+def _interval(results: Mapping[Place, Result], task: Task, truth: Cells, target: str, draws: int, score: float) -> tuple[float, float]:
+    """Bootstrap over rows of the metric on each seed's pooled answers, averaged over seeds; laid around the mean over runs."""
+    rows = np.unique(np.concatenate([r.rows for r in results.values()]))
+    rows = rows[np.isin(rows, truth.rows.numpy())]
+    parts = []
+    for seed in dict.fromkeys(seed for seed, _ in results):
+        mine = [r for (s, _), r in results.items() if s == seed]
+        tested = np.concatenate([r.rows for r in mine])
+        order = np.argsort(tested, kind="stable")
+        out = torch.cat([r.outs[target] for r in mine])[torch.from_numpy(order)]
+        here, labelled = tested[order], np.isin(tested[order], rows)
+        at = np.searchsorted(truth.rows.numpy(), here[labelled])
+        cells = Cells({k: v[torch.from_numpy(at)] for k, v in truth.x.items()}, torch.from_numpy(np.flatnonzero(labelled)), len(here))
+        parts.append((np.searchsorted(rows, here[labelled]), figures(task, out, cells)[task.metric]))
+
+    def pooled(counts: np.ndarray) -> np.ndarray:
+        return np.mean([figure(counts[:, where]) for where, figure in parts], 0)
+
+    low, high = bootstrap(pooled, len(rows), draws)
+    middle = once(pooled, len(rows))
+    return score + low - middle, score + high - middle
+
+
+def _means(metrics: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    targets = dict.fromkeys(t for m in metrics for t in m)
+    names = {t: dict.fromkeys(n for m in metrics for n in m.get(t, {})) for t in targets}
+    return {t: {n: float(np.mean([m[t][n] for m in metrics if n in m.get(t, {})])) for n in names[t]} for t in targets}
+
+
+def _cells(row: Standing) -> tuple[str, ...]:
+    if not row.runs:
+        return (row.name, *[""] * 10, "not reached")
+    single, baseline = row.over_single, row.over_baseline
+    return (
+        row.name,
+        f"{row.score:.4g}",
+        f"[{row.low:.4g}, {row.high:.4g}]" if math.isfinite(row.low) else "",
+        _signed(single.value) if single else "",
+        _p(row.p_single),
+        _signed(baseline.value) if baseline else "",
+        _p(row.p_baseline),
+        f"{row.parameters:,.0f}",
+        f"{row.seconds:.1f}",
+        f"{row.latency_ms:.1f}",
+        f"{row.robustness:.3f}" if math.isfinite(row.robustness) else "",
+        f"{row.runs}/{row.of}",
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if value >= 0.001 else "<.001"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: None stands there."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
