@@ -33,6 +33,7 @@ ORDER = (
     "parts",
     "look",
     "tracking",
+    "predictions",
     "bundle",
     "ready",
     "card",

@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Bundle": "bundle",
-    "Predictions": "bundle",
+    "Predictions": "predictions",
     "fit": "fit",
     "look": "look",
     "compare": "compare",
@@ -37,6 +37,7 @@ __all__ = [
     "BundleError",
     "Bundle",
     "Column",
+    "Comparison",
     "DataError",
     "Error",
     "Predictions",
@@ -46,6 +47,7 @@ __all__ = [
     "Table",
     "Window",
     "__version__",
+    "compare",
     "fit",
     "load_plugin",
     "look",
@@ -53,12 +55,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .bundle import Bundle, Predictions
+    from .bundle import Bundle
+    from .compare import Comparison, compare
     from .core import BundleError, Column, DataError, Error, RecipeError, Schema, Window
     from .data import Store, Table, read
     from .fit import fit
     from .look import look
     from .plugins import load_plugin
+    from .predictions import Predictions
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 from . import __version__
 from . import parts as _parts  # noqa: F401  fills the registries
 from .core import Batch, BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean, encoders
-from .data import Opener, Table, read, windows, write
+from .data import Opener, Table, read, windows
 from .data.cells import raw_values
 from .data.rows import assemble, raw_of, truth
 from .evaluate import Robustness, curves
@@ -28,45 +28,12 @@ from .evaluate import evaluate as score
 from .evaluate.picture import draw_learning
 from .evaluate.robustness import Batches
 from .model import Model, members_of, views_of
+from .predictions import Predictions
 
 FORMAT = 1
 _MANIFEST, _RECIPE, _CODECS, _ENCODERS, _CARD = "manifest.json", "recipe.json", "codecs.json", "encoders.json", "card.json"
 _WEIGHTS = "weights.safetensors"
 _CHUNK = 256  # rows that go through the model at a time
-
-
-class Predictions(list):
-    """One dict per row: {"answer": {target: {...}}, "warnings": [...], "error": None or why there is no answer}.
-
-    Attributes:
-        notes: what holds for all rows, e.g. a column that is not in the table.
-        carried: {column: values}: ids of the rows, in order.
-    """
-
-    def __init__(self, rows: Iterable[dict[str, Any]], notes: Sequence[str] = (), carried: dict[str, list[Any]] | None = None):
-        super().__init__(rows)
-        self.notes, self.carried = list(notes), carried or {}
-
-    def values(self, target: str | None = None) -> list[Any]:
-        """The plain answers of one target (the only one unless named)."""
-        return [r["answer"][target or next(iter(r["answer"]))]["value"] if r["answer"] else None for r in self]
-
-    def table(self) -> pa.Table:
-        """One row each: ids, `TARGET`, `TARGET probability`, `TARGET probability CLASS` ..., `warnings`, `error`."""
-        columns: dict[str, list[Any]] = {k: list(v) for k, v in self.carried.items()}
-        flat = [_flat(r["answer"]) for r in self]
-        for name in dict.fromkeys(k for row in flat for k in row):
-            columns[name] = [row.get(name) for row in flat]
-        columns["warnings"] = [" | ".join(r["warnings"]) or None for r in self]
-        columns["error"] = [r["error"] for r in self]
-        return pa.table(columns)
-
-    def to_pandas(self) -> Any:
-        return self.table().to_pandas()
-
-    def write(self, path: str | Path) -> None:
-        """To .csv, .parquet or .jsonl."""
-        write(self.table(), path)
 
 
 @dataclass
@@ -444,17 +411,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BundleError(f"file '{path}'", "holds no JSON object", fix="copy the bundle again, or fit again")
     return data
-
-
-def _flat(answer: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for target, found in answer.items():
-        out[target] = found["value"]
-        probability = found.get("probability")
-        if isinstance(probability, dict):
-            if isinstance(found["value"], str):
-                out[f"{target} probability"] = probability.get(found["value"])
-            out |= {f"{target} probability {k}": p for k, p in probability.items()}
-        for level, value in (found.get("quantiles") or {}).items():
-            out[f"{target} quantile {level}"] = value
-    return out

@@ -84,3 +84,16 @@ def lone_views(card: dict[str, Any]) -> list[str]:
         around = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure.get("low") is not None else ""
         lines.append(f"  '{view}' alone: {found['metric']} {figure['value']:.4g}{around}")
     return lines
+
+
+def description(bundle: Bundle) -> list[str]:
+    """What a bundle is, as lines: parts, data, columns, figures, warnings."""
+    card = bundle.card
+    model, data = card["model"], card["data"]
+    lines = [
+        f"fusion {model['fusion']}, {model['parameters']:,} parameters, made {card['made']} by polyfuse {card['versions']['polyfuse']}",
+        f"trained on {data['trained_on']} rows of {data['name']}, {data['held_out']} held out ({data['split']})",
+    ]
+    for c in bundle.schema.columns:
+        lines.append(f"  {c.name:<24} {c.role:<7} {c.modality:<9} {model['encoders'].get(c.name, '')}".rstrip())
+    return lines + summary(card) + lone_views(card) + [f"warning: {line}" for line in card.get("warnings", [])]

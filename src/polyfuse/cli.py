@@ -30,6 +30,13 @@ WindowOption = Annotated[
     str | None, typer.Option("--window", help="id=unit,order=cycle,length=40[,stride=1][,horizon=0]: cut a long table.")
 ]
 Task = Annotated[str | None, typer.Option("--task", help="binary, multiclass, multilabel, regression or quantile. Found unless named.")]
+SchemaFile = Annotated[Path | None, typer.Option("--schema", help="The file that `look` wrote.")]
+Weight = Annotated[str | None, typer.Option(help="Column with each row's weight.")]
+Size = Annotated[str, typer.Option(help="s, m or l: width, and with it speed and memory.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default the fastest there is.")]
+Threads = Annotated[int | None, typer.Option(help="Processor threads.", min=1)]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="part.option=value, e.g. photo.encoder=image-resnet. Repeatable.")]
+MaxRefused = Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)]
 Plugin = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file with parts of your own. Repeatable.")]
 Outside = Annotated[bool, typer.Option("--allow-outside", help="Also read media outside the table's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -75,7 +82,7 @@ def fit(
     val: Annotated[str | None, typer.Option(help="Table of validation rows; otherwise some rows are held out.")] = None,
     fusion: Annotated[str | None, typer.Option(help="concat, add, multiply, weighted, attention, transformer ...")] = None,
     task: Task = None,
-    schema: Annotated[Path | None, typer.Option(help="The file that `look` wrote.")] = None,
+    schema: SchemaFile = None,
     recipe: Annotated[Path | None, typer.Option(help="A bundle or its recipe.json: repeat that fit.")] = None,
     column: Columns = None,
     ignore: Ignore = None,
@@ -84,20 +91,18 @@ def fit(
     group: Annotated[str | None, typer.Option(help="Column whose groups are never split between training and validation.")] = None,
     time_column: Annotated[str | None, typer.Option(help="Column of time: the latest rows are held out.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says train, val or test.")] = None,
-    weight: Annotated[str | None, typer.Option(help="Column with each row's weight.")] = None,
-    size: Annotated[str, typer.Option(help="s, m or l: width, and with it speed and memory.")] = "m",
+    weight: Weight = None,
+    size: Size = "m",
     time: Annotated[str | None, typer.Option(help="Budget of the whole command: 90s, 10m, 1h30m.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
     plugin: Plugin = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the fastest there is.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", min=1)] = None,
+    device: Device = None,
+    threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="part.option=value, e.g. fusion.depth=3, photo.encoder=image-resnet. Repeatable.")
-    ] = None,
-    max_refused: Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)] = 0.1,
+    setting: Setting = None,
+    max_refused: MaxRefused = 0.1,
     allow_outside: Outside = False,
     absent: Annotated[
         list[str] | None, typer.Option("--absent", help="VIEW or VIEW+VIEW: train for rows without exactly these. Repeatable.")
@@ -245,17 +250,15 @@ def compare(
     pairs: Annotated[bool, typer.Option("--pairs", help="Also every two views together.")] = False,
     seeds: Annotated[int, typer.Option(help="How often the folds are cut anew.")] = 5,
     folds: Annotated[int, typer.Option(help="Folds of each cut.")] = 5,
-    time: Annotated[
-        str | None, typer.Option(help="Budget of the whole command: 20m, 2h. The worse methods are left behind to keep it.")
-    ] = None,
+    time: Annotated[str | None, typer.Option(help="Budget: 20m, 2h. The worse methods are left behind to keep it.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the leaderboard, its picture and the runs; the same command goes on there.")
+        Path | None, typer.Option("--out", "-o", help="Folder for leaderboard, picture and runs; to go on, run it again.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another comparison in --out.")] = False,
     encoders: Annotated[
         str, typer.Option(help="own: each method trains its encoders. shared: those of the single views, run once; far faster.")
     ] = "own",
-    schema: Annotated[Path | None, typer.Option(help="The file that `look` wrote.")] = None,
+    schema: SchemaFile = None,
     column: Columns = None,
     ignore: Ignore = None,
     join: Join = None,
@@ -265,14 +268,12 @@ def compare(
     group: Annotated[str | None, typer.Option(help="Column whose groups are never split between folds.")] = None,
     time_column: Annotated[str | None, typer.Option(help="Column of time: each block is learned from what lies before it.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says which rows are for the last test: these take no part.")] = None,
-    weight: Annotated[str | None, typer.Option(help="Column with each row's weight.")] = None,
-    size: Annotated[str, typer.Option(help="s, m or l: width, and with it speed and memory.")] = "m",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the fastest there is.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", min=1)] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="part.option=value, e.g. lowrank.rank=8, train.epochs=5. Repeatable.")
-    ] = None,
-    max_refused: Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)] = 0.1,
+    weight: Weight = None,
+    size: Size = "m",
+    device: Device = None,
+    threads: Threads = None,
+    setting: Setting = None,
+    max_refused: MaxRefused = 0.1,
     plugin: Plugin = None,
     allow_outside: Outside = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")] = False,
@@ -363,16 +364,9 @@ def info(
     if as_json:
         print(json.dumps({"card": made.card, "recipe": made.recipe}, ensure_ascii=False, indent=1))
         return
-    from polyfuse.card import lone_views, summary
+    from polyfuse.card import description
 
-    card = made.card
-    model, data = card["model"], card["data"]
-    print(f"fusion {model['fusion']}, {model['parameters']:,} parameters, made {card['made']} by polyfuse {card['versions']['polyfuse']}")
-    print(f"trained on {data['trained_on']} rows of {data['name']}, {data['held_out']} held out ({data['split']})")
-    for c in made.schema.columns:
-        encoder = model["encoders"].get(c.name, "")
-        print(f"  {c.name:<24} {c.role:<7} {c.modality:<9} {encoder}")
-    print("\n".join(summary(card) + lone_views(card) + [f"warning: {line}" for line in card.get("warnings", [])]))
+    print("\n".join(description(made)))
 
 
 @app.command()

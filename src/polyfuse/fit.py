@@ -132,7 +132,9 @@ def fit(
                 main=main,
             )
         # a fusion at feature level has rewritten the schema
-        run = Run(Schema.from_json(made["schema"]), made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside)
+        run = Run(
+            Schema.from_json(made["schema"]), made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside
+        )
         for note in run.store.notes:
             progress.say(f"note: {note}", "yellow")
         with world.main_process_first() if world else nullcontext():

@@ -241,9 +241,7 @@ def _objectives(schema: Schema, given: dict[str, dict[str, Any]], settings: dict
 def _main(main: str | None, targets: list[str]) -> str | None:
     """The target whose metric chooses the checkpoint: the first unless named."""
     if main is not None and main not in targets:
-        raise RecipeError(
-            f"main target '{main}'", "is no target", expected=f"one of {', '.join(targets)}", fix=did_you_mean(main, targets)
-        )
+        raise RecipeError(f"main target '{main}'", "is no target", expected=f"one of {', '.join(targets)}", fix=did_you_mean(main, targets))
     return main or next(iter(targets), None)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..compare import Comparison
     from .robustness import Curve, Robustness
 
 # Okabe and Ito 2008, "Color Universal Design", without yellow: told apart by colour-blind readers; markers and dashes serve in grey
@@ -107,8 +106,8 @@ def draw_learning(card: dict[str, Any], path: Path) -> None:
         figure.savefig(path, format="png")
 
 
-def draw_comparison(found: "Comparison", path: Path) -> None:
-    """Write a PNG: every method's score with its interval, best on top; a line at the best single view."""
+def draw_comparison(found: Any, path: Path) -> None:
+    """Write a PNG of a `Comparison`: every method's score with its interval, best on top; a line at the best single view."""
     import warnings
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -134,7 +133,9 @@ def draw_comparison(found: "Comparison", path: Path) -> None:
         ax.errorbar([r.score for r in mine], at, xerr=errors, label=label, zorder=3, **style)
     ax.set_yticks(range(len(rows)), [_label(r.name) + ("" if r.whole else f" ({r.runs}/{r.of} runs)") for r in rows], family=family)
     ax.set_ylim(-0.7, len(rows) - 0.3)
-    ax.set_xlabel(f"{found.metric} of {_label(found.target)}{'' if found.higher else ' (less is better)'}, 95 % interval over rows", family=family)
+    ax.set_xlabel(
+        f"{found.metric} of {_label(found.target)}{'' if found.higher else ' (less is better)'}, 95 % interval over rows", family=family
+    )
     ax.grid(color="0.9", linewidth=0.8, axis="x")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)

@@ -55,6 +55,7 @@ class TargetBalance(nn.Module):
         begun = self.first > 0
         if not begun.all():
             self._begin(losses)
+        # with whether the target had begun before this batch
         labelled = {t: bool(b) for t, b in zip(self.targets, begun) if losses[t].detach() > 0}
         weigh = self._gradnorm if self.how == "gradnorm" else self._uncertainty
         return weigh({t: loss.float() for t, loss in losses.items()}, labelled)

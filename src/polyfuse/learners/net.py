@@ -7,7 +7,7 @@ weights, moments and a step number, and the rest follows from the seed.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,82 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Cells, RecipeError, Task, did_you_mean
+from ..core import Cells, Task
 from ..core.progress import Progress
 from ..data import Dataset, orders
 from ..model import Model
 from . import checkpoint
-from .balance import TARGETS, TargetBalance, balance_targets
-from .modality import BALANCES, Balance, Watch, make_balance
+from .balance import TargetBalance, balance_targets
+from .modality import Balance, Watch, make_balance
+from .options import TrainOptions
 
-_CHOICES = {"precision": ("no", "bf16", "fp16"), "balance": BALANCES, "targets": TARGETS}
 _PACE = 10.0  # rate of `TargetBalance` against the network's: it follows losses that fall tenfold in a few hundred steps
 _TIMED_STEPS = 12  # steps after which a time budget is turned into a number of steps
-
-
-@dataclass
-class TrainOptions:
-    """How long and how to train (`--set train.NAME=value`).
-
-    Args:
-        epochs: passes over the training rows; 0 = chosen from the number of rows.
-        batch: rows per step; 0 = chosen from the number of rows.
-        rate: highest learning rate of AdamW (Loshchilov and Hutter 2019).
-        decay: weight decay.
-        warmup: share of the steps over which the rate rises; it then falls along a cosine to zero.
-        patience: epochs without a better validation figure before it stops; 0 = never.
-        clip: largest norm of the gradient.
-        accumulate: batches per step of the optimizer.
-        precision: "no", "bf16" or "fp16".
-        drop: share of the rows in which each view is seen as absent while training (modality dropout; Neverova et al.
-            2016, "ModDrop"), so that serving with missing cells is no surprise; 0 = none is hidden. Cells that are missing
-            anyway count, and where more are missing in the validation rows, as many (`Dataset.drop_rates`).
-        absent_share: share of the rows that are shown under one of the patterns of `fit(absent=...)`.
-        balance: what keeps one view from starving the others, with a head for each view (the objective "heads"): "none";
-            "ogm", whose encoders learn slower where their view is ahead; "blend", which weighs the views' losses by how
-            much they generalize. Both cost some speed; worth it where `info` says that a view is starved.
-        balance_alpha: how strongly "ogm" holds a view back.
-        average: decay of the moving average of the weights that is evaluated and kept (Polyak and Juditsky 1992); 0 = none.
-        checkpoint_s: seconds between checkpoints; 0 = after every step.
-        targets: how the losses of several targets are balanced: "uncertainty", "gradnorm" or "none" (see `TargetBalance`).
-    """
-
-    epochs: int = 0
-    batch: int = 0
-    rate: float = 2e-3
-    decay: float = 0.02
-    warmup: float = 0.1
-    patience: int = 0
-    clip: float = 1.0
-    accumulate: int = 1
-    precision: str = "no"
-    drop: float = 0.1
-    absent_share: float = 0.5
-    balance: str = "none"
-    balance_alpha: float = 0.3
-    average: float = 0.99
-    checkpoint_s: float = 30.0
-    targets: str = "uncertainty"
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name in _CHOICES:
-                if value not in _CHOICES[f.name]:
-                    known = _CHOICES[f.name]
-                    fix = did_you_mean(value, known)
-                    raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected=f"one of {', '.join(known)}", fix=fix)
-            elif not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or not math.isfinite(value):
-                raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected="a number that is not negative")
-            elif f.name in ("drop", "absent_share") and value > 1:
-                raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected="a share from 0 to 1")
-
-    def for_rows(self, count: int) -> "TrainOptions":
-        """With epochs and batch filled in for a table of `count` training rows."""
-        batch = self.batch or int(min(128, max(16, 2 ** round(math.log2(max(count / 40, 1))))))
-        epochs = self.epochs or int(min(100, max(12, round(6000 * batch / max(count, 1) / 4))))
-        values = {f.name: getattr(self, f.name) for f in fields(self)} | {"batch": batch, "epochs": epochs}
-        return TrainOptions(**values)
 
 
 @dataclass
