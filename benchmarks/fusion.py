@@ -22,7 +22,7 @@ from result import ROOT, Report, arguments
 
 import polyfuse as pf
 
-VIDEO = {"video.size": 32, "video.frames": 8, "video.encoder": "video-pool"}  # the digit moves, but what it is does not
+VIDEO = {"video.size": 32, "video.frames": 8, "video.encoder": "video-pool"}  # it moves, but which digit it is does not
 MATCH: dict[str, dict[str, Any]] = {}
 DIGITS: dict[str, dict[str, Any]] = {}
 
@@ -105,7 +105,8 @@ def leaf100(report: Report, given: argparse.Namespace) -> None:
             print(f"leaf100, drop {drop}, seed {seed}: {whole[-1]:.4f} whole, {lacking[-1]:.4f} with one view absent", flush=True)
         told = "with modality dropout" if drop else "without it"
         lost = [100 * (a - b) for a, b in zip(whole, lacking)]
-        report.add(f"leaf100, one view of four absent: points lost {told}, {seeds} seeds", *mean(lost), "points", at_most=3.0 if drop else None)
+        figure = f"leaf100, one view of four absent: points lost {told}, {seeds} seeds"
+        report.add(figure, *mean(lost), "points", at_most=3.0 if drop else None)
 
 
 def one_absent(table: pf.Table, columns: tuple[pf.Column, ...], seed: int) -> pf.Table:
@@ -125,8 +126,8 @@ def harness(report: Report, given: argparse.Namespace) -> None:
     from polyfuse.compare import runs
     from polyfuse.compare.plan import methods_of
     from polyfuse.core import fusions
-    from polyfuse.data import Splitter, Store
     from polyfuse.core.progress import Progress
+    from polyfuse.data import Splitter, Store
     from polyfuse.learners import TrainOptions, outputs, train
     from polyfuse.ready import Run, make_ready
     from polyfuse.recipe import resolve

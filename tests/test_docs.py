@@ -27,14 +27,16 @@ def digits(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_tutorial_and_the_readme_run(digits, monkeypatch, capsys):
-    lines = [line[2:] for block in blocks("docs/tutorial.md", "console") for line in block.splitlines() if line.startswith("$ ")]
-    assert len(lines) >= 6
+    told = blocks("docs/tutorial.md", "console") + blocks("docs/fusion.md", "console")
+    lines = [line[2:] for block in told for line in block.splitlines() if line.startswith("$ ")]
+    assert len(lines) >= 10
     for line in lines:
         monkeypatch.setattr("sys.argv", shlex.split(line.replace("--time 30s", "--time 15s")))
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 0, line
-    assert {"schema.json", "digits.bundle", "small.bundle", "answers.csv"} <= {p.name for p in digits.iterdir()}
+    made = {"schema.json", "digits.bundle", "small.bundle", "answers.csv", "digits.compare", "learning.png", "digits.robustness"}
+    assert made <= {p.name for p in digits.iterdir()}
     for page in ("docs/tutorial.md", "README.md"):
         for block in blocks(page, "python"):
             exec(compile(block.replace('time="20s"', 'time="10s", overwrite=True'), page, "exec"), {})

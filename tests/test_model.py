@@ -10,7 +10,7 @@ from polyfuse.core import fusions
 from polyfuse.core.progress import Progress
 from polyfuse.data import Store, read
 from polyfuse.ready import Run, make_ready, new_bundle
-from polyfuse.recipe import resolve
+from polyfuse.recipe import at_feature_level, resolve
 
 FUSIONS = fusions.names()
 
@@ -34,14 +34,24 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ready(table, tmp_path_factory):
-    columns = {"note": "text", "trace": "series"}
-    schema = pf.look(table, "y", columns=columns).schema
-    recipe = resolve(schema, fusion="concat", size="s", seed=0, settings={})
-    return make_ready(Run(schema, recipe, table, Progress(True), Store(tmp_path_factory.mktemp("store")), 1, 0.1, False))
+def ready_for(table, tmp_path_factory):
+    """ready_for(fusion): the table made ready, once for all; at feature level its numbers are one column."""
+    schema = pf.look(table, "y", columns={"note": "text", "trace": "series"}).schema
+    store, made = Store(tmp_path_factory.mktemp("store")), {}
+
+    def ready(fusion):
+        joined = fusions.get(fusion).level == "feature"
+        columns = at_feature_level(schema) if joined else schema
+        if joined not in made:
+            recipe = resolve(columns, fusion=fusion, size="s", seed=0, settings={})
+            made[joined] = make_ready(Run(columns, recipe, table, Progress(True), store, 1, 0.1, False))
+        return made[joined]
+
+    return ready
 
 
-def bundle_with(ready, fusion):
+def bundle_with(ready_for, fusion):
+    ready = ready_for(fusion)
     recipe = resolve(ready.run.schema, fusion=fusion, size="s", seed=0, settings={})
     recipe["parts"] |= {k: v for k, v in ready.run.recipe["parts"].items() if k in recipe["parts"] and "task" in v}
     ready.run.recipe = recipe
@@ -49,8 +59,8 @@ def bundle_with(ready, fusion):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_the_dense_twin_equals_the_sparse_path(ready, fusion):
-    model = bundle_with(ready, fusion).model.eval()
+def test_the_dense_twin_equals_the_sparse_path(ready_for, fusion):
+    model, ready = bundle_with(ready_for, fusion).model.eval(), ready_for(fusion)
     rows = torch.arange(12).numpy()
     batch = ready.data.batch(rows)
     dense, present = {}, {}
@@ -76,16 +86,16 @@ def test_the_dense_twin_equals_the_sparse_path(ready, fusion):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_saved_and_loaded_the_answers_are_equal(ready, table, fusion, tmp_path):
-    bundle = bundle_with(ready, fusion)
+def test_saved_and_loaded_the_answers_are_equal(ready_for, table, fusion, tmp_path):
+    bundle = bundle_with(ready_for, fusion)
     bundle.save(tmp_path / "b")
     again = pf.Bundle.load(tmp_path / "b")
     assert json.dumps(bundle.predict(table)) == json.dumps(again.predict(table))
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_row_alone_is_answered_as_in_the_table(ready, table, fusion):
-    bundle = bundle_with(ready, fusion)
+def test_a_row_alone_is_answered_as_in_the_table(ready_for, table, fusion):
+    bundle = bundle_with(ready_for, fusion)
     together = bundle.predict(table)
     for i in (0, 3, 17):
         alone = bundle.predict({n: table.column(n)[i].as_py() for n in table.names})
@@ -93,8 +103,8 @@ def test_a_row_alone_is_answered_as_in_the_table(ready, table, fusion):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_column_can_change_the_answer(ready, fusion):
-    bundle = bundle_with(ready, fusion)
+def test_every_column_can_change_the_answer(ready_for, fusion):
+    bundle = bundle_with(ready_for, fusion)
     full = {"note": "word1 and word2", "trace": [1.0, 2.0], "a": 1.0, "b": 2.0, "town": "u"}
     before = bundle.embed([full])
     for column in full:

@@ -98,11 +98,10 @@ def plain_contrastive(objective, tokens, labels, negatives):
                 sign = 1 if i in yes else -1
                 total += math.log(1 + math.exp(-sign * (scale * dot(z[u, i], z[v, i]) + bias))) / len(yes + no)
         else:
-            sure = sum(math.exp(scale * dot(z[u, k], z[v, k])) for k in no)
             for i in yes:
                 own = math.exp(scale * dot(z[u, i], z[v, i]))
-                there = sum(math.exp(scale * dot(z[u, i], z[v, j])) for j in yes) + sure
-                back = sum(math.exp(scale * dot(z[u, j], z[v, i])) for j in yes) + sure
+                there = sum(math.exp(scale * dot(z[u, i], z[v, j])) for j in yes)
+                back = sum(math.exp(scale * dot(z[u, j], z[v, i])) for j in yes)
                 total -= 0.5 * (math.log(own / there) + math.log(own / back)) / len(yes)
         pairs.append(total)
     return sum(pairs) / len(pairs)

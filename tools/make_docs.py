@@ -18,9 +18,9 @@ from polyfuse.catalogue import WIDTH, list_parts
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 README = ROOT / "README.md"
-PROGRAMS = ("start", "latency", "throughput", "memory", "size", "real")
+PROGRAMS = ("start", "latency", "throughput", "memory", "size", "real", "fusion")
 BEGIN, END = "<!-- results: made by `make docs` -->", "<!-- end of results -->"
-COMMANDS = ["look", "fit", "predict", "evaluate", "cache", "check", "info", "parts"]
+COMMANDS = ["look", "fit", "compare", "predict", "evaluate", "robustness", "info", "parts", "check", "cache"]
 
 
 def pages() -> dict[Path, str]:

@@ -143,11 +143,11 @@ class Bundle:
         Args:
             rows: labelled.
             against: the reference of effective robustness, usually a late fusion.
-            target: the first unless named.
+            target: the main one unless named.
             most: rows that are used, drawn at random; 0 = all. The intervals say what fewer cost.
             **options: kinds, rates, views, pairs, draws and progress, as `polyfuse.evaluate.curves` has them.
         """
-        target, table = target or self.targets[0], read(rows, base=Path(base) if base else None)
+        target, table = target or self.recipe.get("main") or self.targets[0], read(rows, base=Path(base) if base else None)
         found = []
         for bundle in (self,) if against is None else (self, against):
             if target not in bundle.targets:

@@ -128,16 +128,19 @@ class Model(nn.Module):
         """Fused tokens to {target: out [B, ...]}."""
         if self.decides:
             present = tokens.present(self.fusion.views)
-            return {t: self._decide(t, task, outs, present) for (t, outs), task in zip(self.each(tokens).items(), self.tasks)}
+            outs = {t: self.tempered(t, out) for t, out in self.each(tokens).items()}
+            return {t: self._decide(t, task, outs[t], present) for t, task in zip(self.targets, self.tasks)}
         return {target: task(tokens) for target, task in zip(self.targets, self.tasks)}
 
     def each(self, tokens: Tokens) -> dict[str, Tensor]:
         """At decision level, what every view answers by itself: {target: outs [B, V, ...]}."""
         alone = [replace(tokens, spans={"row": tokens.spans[view]}) for view in self.fusion.views]
-        return {
-            target: torch.stack([head.tempered(head(one)) for head, one in zip(heads, alone)], 1)
-            for target, heads in zip(self.targets, self.heads)
-        }
+        return {t: torch.stack([head(one) for head, one in zip(heads, alone)], 1) for t, heads in zip(self.targets, self.heads)}
+
+    def tempered(self, target: str, outs: Tensor) -> Tensor:
+        """What `each` gives for one target, with what its heads were calibrated to."""
+        heads = self.heads[self.targets.index(target)]
+        return torch.stack([head.tempered(outs[:, v]) for v, head in enumerate(heads)], 1)
 
     def _decide(self, target: str, task: Task, outs: Tensor, present: Tensor) -> Tensor:
         """The joint answer; a row without any view gets the one that looks at no input."""

@@ -1,19 +1,16 @@
 """compare: every view alone and every fusion on the same folds, seeds, encoders and budget; a leaderboard and a verdict."""
 
 import json
-import math
 import os
 import shutil
 import time as clock
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..bundle import Bundle
-from ..core import Cells, DataError, RecipeError, Schema, Task
+from ..core import DataError, RecipeError, Schema
 from ..core import fusions as registered
 from ..core.progress import Progress
 from ..data import Fold, Splitter, Store, read, windows
@@ -21,8 +18,9 @@ from ..fit import alone, fingerprint, scratch_folder, seconds
 from ..ready import Ready, Run, find_schema, make_ready
 from ..recipe import parse_settings, resolve
 from . import runs
-from .plan import BASELINE, Method, methods_of, survivors
-from .standing import Comparison, Place, Standing, standings, verdict
+from .match import Match
+from .plan import BASELINE, Method, every, methods_of
+from .standing import Comparison, Place, Standing
 
 __all__ = ["Comparison", "Method", "Standing", "compare"]
 
@@ -73,12 +71,13 @@ def compare(
         seeds: how often the folds are cut anew.
         folds: of each cut.
         time: budget of the whole call, seconds or "20m". Where it cannot carry every method to the end, the worse half is
-            left behind again and again (successive halving), the best single view and `concat` never.
+            left behind again and again (successive halving), the single views and `concat` never.
         out: folder for leaderboard.csv, comparison.json, comparison.png and the runs. The same call goes on where a killed one
             stopped, and a later one with more fusions or seeds runs only what is new.
         encoders: "own", each method trains its encoders with its fusion, end to end; "shared", in each fold the encoders are
             those of the views' single models, run once and stored, and only the fusions train: many times faster, but what
-            shows only when views meet (does this sound belong to that picture?) such encoders never learned.
+            shows only when views meet (does this sound belong to that picture?) such encoders never learned, and of their
+            earlier layers a multi-scale fusion sees none. Encoders that do not train at all are run once, either way.
         set: options of encoders, training and fusions: `train.epochs=5`, `photo.encoder=image-resnet`, `lowrank.rank=8`.
 
     The other arguments are those of `fit`.
@@ -100,7 +99,7 @@ def compare(
         for note in table.notes:
             progress.say(f"note: {note}", "yellow")
         found = find_schema(table, schema, target, task, columns, ignore, join, window, group, time_column, split_column, weight, progress)
-        settings, of_fusions = _parted(parse_settings(set))
+        settings, of_fusions = _parted(parse_settings(set), {c.name for c in found.columns})
 
         def ready_at(fusion: str) -> Ready:
             recipe = resolve(found, fusion=fusion, size=size, seed=0, settings=settings, task=task, main=main)
@@ -127,161 +126,22 @@ def compare(
         if any(m.level == "feature" for m in wanted):
             bench.ready["feature"] = ready_at("early")
         cut, split = _folds(ready, seeds, folds)
-        wanted = _possible(bench, wanted, next(iter(cut.values())), progress, strict=fusions != "all")
+        notes = _told(ready, cut)
+        for note in notes:
+            progress.say(f"note: {note}", "yellow")
+        bench.store_frozen()
+        wanted = _possible(bench, wanted, next(iter(cut.values())), progress, strict=not every(fusions))
         for method in references:
             bench.bundle(method, next(iter(cut.values())), 0)  # a fault shows before hours of training
         place = Path(out) if out is not None else folder / "comparison"
         mark = fingerprint({**ready.run.recipe, "encoders": encoders}, table, None) + f"-{folds}"
         _claim(place, mark, overwrite)
-        match = _Match(bench, [*references, *wanted], cut, split, place, encoders, progress, started, budget_s)
-        match.go(seeds)
+        match = Match(bench, [*references, *wanted], cut, split, place, encoders, progress, started, budget_s, notes)
+        match.go()
         result = match.result()
         if out is not None:
             result.write(place)
     return result
-
-
-@dataclass
-class _Match:
-    """The runs, in an order that leaves a fair picture whenever it ends: fold after fold, all methods in each."""
-
-    bench: runs.Bench
-    methods: list[Method]
-    folds: dict[Place, Fold]
-    split: str
-    folder: Path
-    encoders: str
-    progress: Progress
-    started: float
-    budget_s: float | None
-    found: dict[str, dict[Place, runs.Result]] = field(default_factory=dict)
-    note: str = ""
-
-    def go(self, seeds: int) -> None:
-        self._load()
-        alive = list(self.methods)
-        total = len(self.folds) * len(alive)
-        done = sum(len(f) for f in self.found.values())
-        if done:
-            self.progress.say(f"{done} of {total} runs are there from before")
-        rungs = max(1, math.ceil(math.log2(max(sum(m.kind == "fusion" for m in alive), 2))))
-        rung_ends = self._left() / rungs if self.budget_s else math.inf
-        with self.progress.bar("comparing", total) as bar:
-            bar.step(done)
-            try:
-                for at, place in enumerate(self.folds):
-                    if all(place in self.found.get(m.name, {}) for m in alive):
-                        continue
-                    if not self._fold(place, alive, bar):
-                        break
-                    left = len(self.folds) - at - 1
-                    self._tell(place)
-                    while left and self.budget_s and self._cost(alive) * left > self._left() and len(alive) > self._least(alive):
-                        if self._left() > (rungs - 1) * rung_ends and self._cost(alive) < self._left() - (rungs - 1) * rung_ends:
-                            break  # this rung has time for one more fold
-                        rungs -= 1
-                        alive = self._halved(alive)
-            except KeyboardInterrupt:
-                self.note = "Interrupted: the leaderboard holds what was finished."
-                self.progress.say("interrupted: the runs that are finished count", "yellow")
-
-    def _load(self) -> None:
-        for method in self.methods:
-            for seed, fold in self.folds:
-                result = runs.read(runs.file_of(self.folder, method, seed, fold), method)
-                if result is not None:
-                    self.found.setdefault(method.name, {})[seed, fold] = result
-
-    def _fold(self, place: Place, alive: list[Method], bar: Any) -> bool:
-        """Every method's run on one fold. False where the time is up."""
-        (seed, number), fold = place, self.folds[place]
-        trained: dict[str, Bundle] = {}
-        for method in alive:
-            if place in self.found.get(method.name, {}):
-                continue
-            shared = self._shared(method, alive, place, trained)
-            if self._left() <= self._expected(method):
-                self.note = "The time was up before every run was made."
-                return False
-            bar.about(f"seed {seed}, fold {number + 1}: {method.name}")
-            done = self.bench.run(method, fold, seed + method.shift, shared, self._left() if self.budget_s else None)
-            if done is None:
-                self.note = "The time was up before every run was made."
-                return False
-            result, bundle = done
-            if self.encoders == "shared" and method.kind == "single":
-                trained[method.views[0]] = bundle
-            runs.write(runs.file_of(self.folder, method, seed, number), method, result)
-            self.found.setdefault(method.name, {})[place] = result
-            bar.step()
-        return True
-
-    def _shared(self, method: Method, alive: list[Method], place: Place, trained: dict[str, Bundle]) -> dict[str, Bundle] | None:
-        """In "shared" mode the single models whose encoders a fusion uses; one that an earlier call made is trained again."""
-        if self.encoders != "shared" or method.kind == "single":
-            return None
-        seed, _ = place
-        for single in self.methods:
-            if single.kind == "single" and single.views[0] in method.views and single.views[0] not in trained:
-                done = self.bench.run(single, self.folds[place], seed)
-                assert done is not None
-                trained[single.views[0]] = done[1]
-        return {view: trained[view] for view in method.views}
-
-    def _tell(self, place: Place) -> None:
-        rows = self._standings(0)
-        first = ", ".join(f"{r.name} {r.score:.4g}" for r in rows[:4] if r.runs)
-        self.progress.say(f"seed {place[0]}, fold {place[1] + 1} done: {first}")
-
-    def _left(self) -> float:
-        return math.inf if self.budget_s is None else self.budget_s - (clock.monotonic() - self.started)
-
-    def _expected(self, method: Method) -> float:
-        """Seconds of one run: of its own runs, or of any of its kind; 0 where nothing is known."""
-        own = [r.about["seconds"] for r in self.found.get(method.name, {}).values()]
-        kin = [r.about["seconds"] for m in self.methods if m.kind == method.kind for r in self.found.get(m.name, {}).values()]
-        return float(np.mean(own)) if own else float(np.mean(kin)) if kin else 0.0
-
-    def _cost(self, alive: list[Method]) -> float:
-        return sum(self._expected(m) for m in alive)
-
-    def _kept(self, rows: list[Standing]) -> list[str]:
-        single = next((r.name for r in rows if r.kind == "single" and r.runs), None)
-        return [n for n in (single, BASELINE) if n is not None]
-
-    def _least(self, alive: list[Method]) -> int:
-        return len(self._kept(self._standings(0))) + 1
-
-    def _halved(self, alive: list[Method]) -> list[Method]:
-        rows = self._standings(0)
-        sign = 1.0 if self._task().higher else -1.0
-        names = {m.name for m in alive}
-        kept = survivors({r.name: sign * r.score for r in rows if r.name in names}, self._kept(rows))
-        left = [m.name for m in alive if m.name not in kept]
-        self.progress.say(f"left behind to keep the time: {', '.join(left)}")
-        return [m for m in alive if m.name in kept]
-
-    def _task(self) -> Task:
-        return self._judge()[0]
-
-    def _judge(self) -> tuple[Task, Cells]:
-        """The main target's task, for its figures alone, and its labels."""
-        ready = self.bench.ready["representation"]
-        if not hasattr(self, "_judged"):
-            bundle, data = self.bench.bundle(self.methods[0], next(iter(self.folds.values())), 0)
-            task = bundle.model.tasks[bundle.model.targets.index(self.bench.main)]
-            truth = data.targets[self.bench.main].cells(np.arange(ready.data.size))
-            self._judged = task, truth
-        return self._judged
-
-    def _standings(self, draws: int) -> list[Standing]:
-        return standings(self.methods, self.found, self.folds, *self._judge(), self.bench.main, draws)
-
-    def result(self) -> Comparison:
-        rows, (task, _) = self._standings(1000), self._judge()
-        told = verdict(rows, self.found, self.folds, task, self.bench.main)
-        seeds = len({seed for seed, _ in self.folds})
-        return Comparison(self.bench.main, task.metric, task.higher, rows, told, seeds, len(self.folds) // seeds, self.split, self.note)
 
 
 def _check(seeds: int, folds: int, encoders: str) -> None:
@@ -293,18 +153,20 @@ def _check(seeds: int, folds: int, encoders: str) -> None:
         raise RecipeError(f"--encoders '{encoders}'", "unknown", expected=" or ".join(ENCODERS))
 
 
-def _parted(settings: dict[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Settings of columns and training, and those of fusions by name."""
+def _parted(settings: dict[str, dict[str, Any]], columns: set[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Settings of columns and training, and those of fusions by name; a column that is called like a fusion keeps its own."""
     if "fusion" in settings:
         option = next(iter(settings["fusion"]))
         raise RecipeError(
             f"setting 'fusion.{option}'", "means no fusion in particular here", fix=f"name it: --set NAME.{option}=..., e.g. lowrank.rank=8"
         )
-    return {k: v for k, v in settings.items() if k not in registered}, {k: v for k, v in settings.items() if k in registered}
+    of_fusions = {k: v for k, v in settings.items() if k in registered and k not in columns}
+    return {k: v for k, v in settings.items() if k not in of_fusions}, of_fusions
 
 
 def _folds(ready: Ready, seeds: int, folds: int) -> tuple[dict[Place, Fold], str]:
     run, labelled = ready.run, ready.rows
+    _check_classes(ready)
     cut = windows(run.table, run.schema.window) if run.schema.window else None
     splitter = Splitter(run.table, run.schema, cut)
     made: dict[Place, Fold] = {}
@@ -318,6 +180,47 @@ def _folds(ready: Ready, seeds: int, folds: int) -> tuple[dict[Place, Fold], str
         if min(map(len, (fold.train, fold.held, fold.test))) < 1:
             raise DataError(run.table.name, f"leaves fold {number + 1} without rows to learn from or to test on", fix="fewer folds")
     return made, told
+
+
+def _classes(ready: Ready) -> tuple[np.ndarray, np.ndarray] | None:
+    """Rows of the main target that have a class, and which; None for a target without classes."""
+    cells = ready.data.targets[ready.run.recipe["main"]].cells(np.arange(ready.data.size))
+    if ready.run.schema[ready.run.recipe["main"]].modality != "category":
+        return None
+    return cells.rows.numpy(), cells.x["index"][:, 0].numpy()
+
+
+def _check_classes(ready: Ready) -> None:
+    found = _classes(ready)
+    if found is None:
+        return
+    _, counts = np.unique(found[1], return_counts=True)
+    if counts.max(initial=0) < 2:
+        raise DataError(
+            f"target '{ready.run.recipe['main']}'",
+            f"has {len(counts)} classes in {counts.sum()} rows: none can be learned from one row and tested on another",
+            expected="fewer classes, each with several rows",
+            fix="name another --target, or declare it a number: --column NAME=number",
+        )
+
+
+def _told(ready: Ready, cut: dict[Place, Fold]) -> list[str]:
+    """What is odd about which rows have which view, in words."""
+    notes, classes = [], _classes(ready)
+    for view, prepared in ready.data.views.items():
+        present = prepared.present
+        for part, verb, so in (("train", "learn from", "nothing of it is learned there"), ("test", "test on", "it cannot help there")):
+            lacking = sum(not present[getattr(fold, part)].any() for fold in cut.values())
+            if lacking:
+                notes.append(f"'{view}' is absent in every row that {lacking} of {len(cut)} folds {verb}: {so}.")
+        if classes is None:
+            continue
+        rows, index = classes
+        with_it = np.unique(index[present[rows]])
+        if len(with_it) == 1 and 1 < present[rows].sum() < len(rows) and len(np.unique(index)) > 1:
+            name = ready.codecs[ready.run.recipe["main"]].values[with_it[0] - 1]  # type: ignore[attr-defined]
+            notes.append(f"'{view}' is there only in rows of the class '{name}': that it is there gives the class away.")
+    return notes
 
 
 def _possible(bench: runs.Bench, wanted: list[Method], fold: Fold, progress: Progress, strict: bool) -> list[Method]:
@@ -356,6 +259,8 @@ def _claim(folder: Path, mark: str, overwrite: bool) -> None:
         raise RecipeError(f"--out '{folder}'", "holds other things", fix="choose a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"fingerprint": mark}), "utf-8")
+        temporary = folder / f".compare.{os.getpid()}"
+        temporary.write_text(json.dumps({"fingerprint": mark}), "utf-8")
+        os.replace(temporary, file)
     except OSError as error:
         raise RecipeError(f"--out '{folder}'", f"cannot be written ({error.strerror})", fix="choose another") from None

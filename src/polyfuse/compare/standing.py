@@ -88,7 +88,10 @@ class Comparison:
     note: str = ""
 
     def __getitem__(self, name: str) -> Standing:
-        return next(row for row in self.rows if row.name == name)
+        found = {row.name: row for row in self.rows}
+        if name not in found:
+            raise KeyError(f"{name!r}: the methods are {', '.join(found)}")
+        return found[name]
 
     @property
     def best_single(self) -> Standing | None:
@@ -173,12 +176,14 @@ def standings(
         draws: of the bootstrap; 0 leaves the intervals out, for a look while it runs.
     """
     rows = []
+    found = {m.name: {place: r for place in folds if (r := found.get(m.name, {}).get(place))} for m in methods}
     for method in methods:
-        results = found.get(method.name, {})
+        results = found[method.name]
         row = Standing(method.name, method.kind, method.views, method.fusion["name"], len(results), len(folds))
         if results:
-            scores = np.array([r.score for r in results.values()])
-            row.score, row.spread = float(np.nanmean(scores)), float(np.nanstd(scores, ddof=1)) if len(scores) > 1 else math.nan
+            scores = np.array([r.score for r in results.values() if math.isfinite(r.score)])
+            row.score = float(scores.mean()) if len(scores) else math.nan
+            row.spread = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
             row.metrics = _means([r.metrics for r in results.values()])
             for name in ("parameters", "seconds", "latency_ms", "robustness"):
                 values = [r.about[name] for r in results.values() if name in r.about]
@@ -188,17 +193,16 @@ def standings(
         rows.append(row)
     sign = 1.0 if task.higher else -1.0
     rows.sort(key=lambda r: (not r.runs, -sign * r.score if math.isfinite(r.score) else math.inf))
-    single, share = _first(rows, "single"), float(np.mean([len(f.test) / len(f.train) for f in folds.values()]))
-    grain = float(np.mean([1 / len(f.test) for f in folds.values()])) if task.metric == "accuracy" else 0.0
+    against = _design(folds, task)
     for reference, difference, p in (
-        (single, "over_single", "p_single"),
+        (_first(rows, "single"), "over_single", "p_single"),
         (next((r for r in rows if r.name == BASELINE and r.runs), None), "over_baseline", "p_baseline"),
     ):
         if reference is None:
             continue
         for row in rows:
             if row is not reference and row.runs:
-                setattr(row, difference, paired(found[row.name], found[reference.name], sign, share, grain))
+                setattr(row, difference, paired(found[row.name], found[reference.name], *against))
         tested = {r.name: getattr(r, difference).p for r in rows if r.kind == "fusion" and getattr(r, difference)}
         for name, value in holm(tested).items():
             setattr(next(r for r in rows if r.name == name), p, value)
@@ -206,9 +210,16 @@ def standings(
 
 
 def paired(first: Mapping[Place, Result], second: Mapping[Place, Result], sign: float, share: float, grain: float) -> Paired:
-    """How much better the first is, over the runs that both have."""
-    both = [place for place in first if place in second]
-    return corrected_t(np.array([sign * (first[p].score - second[p].score) for p in both]), share, grain)
+    """How much better the first is, over the runs that both have and in which the metric is defined (see `_design`)."""
+    differences = np.array([sign * (first[p].score - second[p].score) for p in first if p in second])
+    return corrected_t(differences[np.isfinite(differences)], share, grain)
+
+
+def _design(folds: Mapping[Place, Fold], task: Task) -> tuple[float, float, float]:
+    """What the test has to know: 1 or -1, whether more is better; test rows to training rows; the metric's smallest step."""
+    share = float(np.mean([len(f.test) / len(f.train) for f in folds.values()]))
+    grain = float(np.mean([1 / len(f.test) for f in folds.values()])) if task.metric == "accuracy" else 0.0
+    return 1.0 if task.higher else -1.0, share, grain
 
 
 def verdict(
@@ -232,10 +243,8 @@ def verdict(
         told = [f"Fusing does not pay for '{target}': {figures_told}."]
     else:
         told = [f"No gain from fusing is shown for '{target}', p = {_p(p)}: {figures_told}."]
-    sign = 1.0 if task.higher else -1.0
-    share = float(np.mean([len(f.test) / len(f.train) for f in folds.values()]))
-    grain = float(np.mean([1 / len(f.test) for f in folds.values()])) if task.metric == "accuracy" else 0.0
-    behind = {r.name: paired(found[best.name], found[r.name], sign, share, grain).p for r in whole if r.kind == "fusion" and r is not best}
+    others, against = [r for r in whole if r.kind == "fusion" and r is not best], _design(folds, task)
+    behind = {r.name: paired(found[best.name], found[r.name], *against).p for r in others}
     near = [name for name, p in holm(behind).items() if p >= LEVEL]
     near = [r.name for r in whole if r.name in near]
     if near:

@@ -1,6 +1,6 @@
 """Errors, registries, schema, tokens, codecs, layers: imports nothing else of ours, everything else imports it."""
 
-from .codec import Codec, Encoder, Value, pad
+from .codec import MISSING, Codec, Encoder, Value, pad
 from .draws import Draws
 from .errors import BundleError, DataError, Error, RecipeError, did_you_mean
 from .parts import Decision, Fusion, Objective, Task, mean_loss
@@ -10,6 +10,7 @@ from .table import TableCodec, TabularCodec
 from .tokens import Batch, Cells, Encoded, Tokens, pool, pooled, scatter
 
 __all__ = [
+    "MISSING",
     "Batch",
     "BundleError",
     "Cells",

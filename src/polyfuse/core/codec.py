@@ -13,6 +13,7 @@ from .layers import squeeze
 from .tokens import Encoded
 
 Value = dict[str, np.ndarray]
+MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "#n/a"})  # what stands in a table where a number would
 MOST_DEEP = 16  # tokens of an earlier layer: enough for what is where, cheap to carry along
 
 

@@ -131,6 +131,10 @@ class Task(nn.Module):
         """The inverse of `probability`."""
         raise NotImplementedError
 
+    def prior(self) -> Tensor:
+        """What a head trained by `loss` answers where it sees nothing, as out [C]; of a task whose answers have probabilities."""
+        raise NotImplementedError
+
     def averaged(self, outs: Tensor, weights: Tensor) -> Tensor:
         """The mean of several heads' answers: of their probabilities or, where there are none, of their numbers.
 

@@ -102,7 +102,7 @@ class Splitter:
         column only says which rows are for the last test: these take no part.
 
         Raises:
-            DataError: fewer rows or groups than folds.
+            DataError: fewer rows, groups or times than the folds need.
         """
         rng = np.random.default_rng((seed, 2))
         rows, told = self.rows, "stratified at random"
@@ -121,18 +121,35 @@ class Splitter:
         folds = []
         for fold in range(count):
             learn, test = rows[place != fold], rows[place == fold]
+            if self.role == "group" and len({str(self.values[r]) for r in learn}) < 2:
+                raise DataError(
+                    f"column '{self.column}'",
+                    f"leaves fold {fold + 1} of {count} one group to learn from",
+                    expected="at least 2, for a group is never split",
+                    fix="more folds, or do without --group",
+                )
             held, _ = _by_target(learn, self.labels, self.schema, share, rng) if self.role == "split" else self.held(learn, share, rng)
             folds.append(Fold(np.setdiff1d(learn, held), np.sort(held), test))
         return folds, told
 
     def _folds_of_time(self, rows: np.ndarray, count: int, share: float) -> list[Fold]:
+        """Blocks of about equal size; a cut moves back to where its moment begins, so that rows of one moment are not apart."""
         order = _in_order(rows, self.values, self.column)
-        blocks = np.array_split(order, count + 1)
+        keys = time_keys([self.values[r] for r in order], self.column)
+        begins = np.array([at for at, key in enumerate(keys) if at == 0 or key != keys[at - 1]])
+        wanted = [len(order) * at // (count + 1) for at in range(1, count + 1)]
+        cuts = [*begins[np.searchsorted(begins, wanted, side="right") - 1].tolist(), len(order)]
+        if len({0, *cuts}) < count + 2:
+            raise DataError(
+                f"column '{self.column}'",
+                f"has {len(begins)} times, which give no {count + 1} blocks",
+                expected=f"at least {count + 1}, with rows spread over them",
+                fix="fewer folds",
+            )
         folds = []
-        for at in range(1, count + 1):
-            before = np.concatenate(blocks[:at])
-            cut = len(before) - max(1, int(share * len(before)))
-            folds.append(Fold(np.sort(before[:cut]), np.sort(before[cut:]), np.sort(blocks[at])))
+        for start, end in zip(cuts, cuts[1:]):
+            inner = start - max(1, int(share * start))
+            folds.append(Fold(np.sort(order[:inner]), np.sort(order[inner:start]), np.sort(order[start:end])))
         return folds
 
     def _folds_of_groups(self, rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -79,6 +80,7 @@ def t_above(t: float, freedom: int) -> float:
     return _area(start, freedom) / (2 * _area(0.0, freedom))
 
 
+@cache
 def t_quantile(level: float, freedom: int) -> float:
     """The t below which T lies with this chance, level > 0.5, by bisection of `t_above`."""
     low, high = 0.0, 1.0

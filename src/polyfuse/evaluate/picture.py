@@ -139,7 +139,8 @@ def draw_comparison(found: Any, path: Path) -> None:
     ax.grid(color="0.9", linewidth=0.8, axis="x")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper right", ncols=3, frameon=False, prop={"family": family, "size": 9})
+    if rows:
+        figure.legend(loc="outside upper right", ncols=3, frameon=False, prop={"family": family, "size": 9})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(path, format="png")

@@ -211,7 +211,7 @@ class Similarity(Fusion):
     """Cosine similarities of every pair of views, in several learned subspaces, beside the views' vectors.
 
     The two towers of retrieval, for "does this belong to that?": a sound and a picture, a question and an answer. It needs
-    far fewer rows than `bilinear` or `multiply` to learn that two views agree, whatever it is they agree on, and goes
+    fewer rows than `concat`, `bilinear` or `multiply` to learn that two views agree, whatever it is they agree on, and goes
     well with the objective `contrastive`. Which token of one belongs to which of the other is `coattention`'s.
 
     Source: Huang et al. 2013, "Learning Deep Structured Semantic Models for Web Search using Clickthrough Data", eq. 4 (the cosine of
@@ -236,7 +236,6 @@ class Similarity(Fusion):
         self.pairs = list(itertools.combinations(range(len(views)), 2))
         self.maps = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in views if self.pairs)
         self.told = nn.Linear(len(self.pairs) * self.heads, width, bias=False) if self.pairs else None
-        self.sharpness = nn.Parameter(torch.tensor(math.log(10.0)), requires_grad=bool(self.pairs))
         self.dropout = nn.Dropout(dropout)
         self.out = Mlp(len(views) * (width + 1), 2 * width, width, dropout=dropout)
 
@@ -248,5 +247,5 @@ class Similarity(Fusion):
             z = torch.stack([m(x[:, v]) for v, m in enumerate(self.maps)], 1).unflatten(2, (self.heads, -1))  # [B, V, H, D / H]
             z = F.normalize(z.float(), dim=-1, eps=1e-4).masked_fill(~present[:, :, None, None], 0.0)
             s = torch.stack([(z[:, u] * z[:, v]).sum(-1) for u, v in self.pairs], 1)  # [B, pairs, H]
-            row = row + self.told(s.flatten(1) * self.sharpness.exp())
+            row = row + self.told(s.flatten(1).to(row.dtype))
         return tokens.with_row(row)

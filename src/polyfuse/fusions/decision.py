@@ -1,7 +1,7 @@
 """Late fusion: every view answers for itself, and the answers are joined.
 
 What all six share stands in `core.Decision`: the heads learn each by its own loss. They differ in how answers become one.
-A row is answered by the views it has; a row without any gets the training rows' shares.
+A row is answered by the views it has; a row without any gets the best answer that looks at no input.
 """
 
 import math
@@ -83,8 +83,7 @@ class ProductDecision(_ByClass):
 
     def combine(self, target: str, outs: Tensor, present: Tensor, task: Task) -> Tensor:
         total = outs.masked_fill(~present.unsqueeze(-1), 0.0).sum(1)
-        prior = task.tempered(task.constant(len(outs))).to(total)  # type: ignore[operator]
-        return total - (present.sum(1, keepdim=True) - 1).to(total.dtype) * prior
+        return total - (present.sum(1, keepdim=True) - 1).to(total.dtype) * task.prior().to(total)
 
 
 @fusions("decision-vote")
@@ -157,10 +156,12 @@ class _Fitted(Decision):
     def __init__(self, views: list[str], width: int, *, ridge: float = 1.0, dropout: float = 0.1):
         super().__init__(views, width, dropout=dropout)
         self.ridge = ridge
+        self.place: dict[str, int] = {}  # a buffer cannot have every name that a target may have
 
     def add_target(self, target: str, task: Task) -> None:
-        outputs = task(Tokens(torch.zeros(1, 1, self.width), torch.ones(1, 1, dtype=torch.bool), {"row": slice(0, 1)})).shape[1:].numel()
-        self.place = {**getattr(self, "place", {}), target: len(getattr(self, "place", {}))}
+        nothing = Tokens(torch.zeros(1, 1, self.width), torch.ones(1, 1, dtype=torch.bool), {"row": slice(0, 1)})
+        outputs = task(nothing).shape[1:].numel()
+        self.place[target] = len(self.place)
         for name, start in self.starts(outputs).items():
             self.register_buffer(f"{name}_{self.place[target]}", start)
 
@@ -193,8 +194,8 @@ class _Fitted(Decision):
 
         with torch.enable_grad():
             optimizer.step(cost)  # type: ignore[arg-type]
-        for name, value in fitted.items():
-            if torch.isfinite(value).all():
+        if all(torch.isfinite(value).all() for value in fitted.values()):
+            for name, value in fitted.items():
                 self.numbers(target)[name].copy_(value.detach())
 
 

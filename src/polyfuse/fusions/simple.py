@@ -46,7 +46,8 @@ class Early(Concat):
 
     Where numbers of several sources belong together (three sets of measurements of one leaf) and one encoder should see
     their products from the start. It gives up what `concat` keeps: a source that is missing is no absent view any more but
-    missing components, and sources have no weights or contributions of their own. Text, pictures and sounds have no plain
+    missing components, a number that cannot be read costs the row all of them, and sources have no weights or contributions
+    of their own. Text, pictures and sounds have no plain
     numbers to join; without at least two such columns it is `concat`.
 
     Source: ours; the early fusion of the literature (Snoek et al. 2005, "Early versus Late Fusion in Semantic Video Analysis").

@@ -1,8 +1,19 @@
 """How something is fitted: the network, by gradient."""
 
-from .features import with_features
+from .features import features_of, with_features, with_stored
 from .modality import shown, some
 from .net import Interrupted, Training, outputs, train
 from .options import TrainOptions
 
-__all__ = ["Interrupted", "TrainOptions", "Training", "outputs", "shown", "some", "train", "with_features"]
+__all__ = [
+    "Interrupted",
+    "TrainOptions",
+    "Training",
+    "features_of",
+    "outputs",
+    "shown",
+    "some",
+    "train",
+    "with_features",
+    "with_stored",
+]

@@ -21,19 +21,28 @@ class _AsStored(Codec):
 def with_features(data: Dataset, model: Model, views: list[str], device: torch.device | str = "cpu") -> Dataset:
     """`data` with the features of these views in the place of their cells; `Model.encode` takes either.
 
-    They are computed as in prediction, without augmentation; a cell that many rows share is encoded once.
-
     Args:
         model: has the encoders, which should not train any more.
     Cost:
+        that of `features_of`.
+    """
+    return with_stored(data, features_of(data, model, views, device))
+
+
+def features_of(data: Dataset, model: Model, views: list[str], device: torch.device | str = "cpu") -> dict[str, Features]:
+    """{view: its features}, computed as in prediction, without augmentation; a cell that many rows share is encoded once.
+
+    Cost:
         one pass of the encoders; tokens * F * 4 bytes a distinct cell.
     """
-    made, codecs = dict(data.views), dict(data.codecs)
-    for view, encoder in zip(model.views, model.encoders):
-        if view in views:
-            made[view] = _encoded(data.views[view], encoder.to(device).eval(), device)
-            codecs[view] = _AsStored(view)
-    return replace(data, views=made, codecs=codecs)
+    chosen = [(v, e) for v, e in zip(model.views, model.encoders) if v in views]
+    return {view: _encoded(data.views[view], encoder.to(device).eval(), device) for view, encoder in chosen}
+
+
+def with_stored(data: Dataset, features: dict[str, Features]) -> Dataset:
+    """`data` with these features in the place of the cells of their views."""
+    stand_ins: dict[str, Codec] = {view: _AsStored(view) for view in features}
+    return replace(data, views={**data.views, **features}, codecs={**data.codecs, **stand_ins})
 
 
 @torch.inference_mode()

@@ -389,18 +389,16 @@ def _calibrate(model: Model, data: Dataset, held: np.ndarray) -> None:
 def _fit_decision(model: Model, data: Dataset, held: np.ndarray) -> None:
     """At decision level: temper each view's head, then fit what combines them."""
     model.eval()
-    batches = [data.batch(held[at : at + 128]) for at in range(0, len(held), 128)]
-    fused = [model.fusion(model.encode(batch)) for batch in batches]
+    fused = [model.fusion(model.encode(data.batch(held[at : at + 128]))) for at in range(0, len(held), 128)]
     present = torch.cat([tokens.present(model.fusion.views) for tokens in fused])
     each = [model.each(tokens) for tokens in fused]
     for target, task, heads in zip(model.targets, model.tasks, model.heads):
         outs, truth = torch.cat([out[target] for out in each]).float(), data.targets[target].cells(held)
         for v, head in enumerate(heads):
             head.calibrate(outs[:, v], truth.keep(present[truth.rows, v]))
-        outs = torch.stack([head.tempered(outs[:, v]) for v, head in enumerate(heads)], 1)
         some = truth.keep(present[truth.rows].any(1))
         if len(some.rows):
-            model.fusion.fit_target(target, outs, present, some, task)  # type: ignore[operator]
+            model.fusion.fit_target(target, model.tempered(target, outs), present, some, task)  # type: ignore[operator]
 
 
 def _optimizer(model: Model, options: TrainOptions, targets: TargetBalance | None = None) -> torch.optim.Optimizer:

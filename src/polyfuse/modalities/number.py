@@ -10,10 +10,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ..core import DataError, Draws, TabularCodec, codecs
+from ..core import MISSING, DataError, Draws, TabularCodec, codecs
 
 _LARGEST = float(np.finfo(np.float32).max)
-MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "#n/a"})
 
 
 @codecs("number")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import Codec, Encoded, Encoder, RecipeError, Value, codecs, encoders
+from ..core import MISSING, Codec, Encoded, Encoder, RecipeError, Value, codecs, encoders
 from ..core.layers import Mlp
 
 _MOST_CHARACTERS = 4_000_000  # of a cell that is a string
@@ -25,8 +25,8 @@ class Vector(Codec):
 
     For embeddings computed elsewhere and for numbers that belong together, joined from several columns. Where
     the order of the numbers is time, take `series`; for single numbers of different meaning, `number`.
-    A cell is a list, an array, or a string such as "[0.5, 1e-3]" or "0.5 0.001". Components that are None or ""
-    (a joined column is empty there) are marked as absent; a cell that has no other is missing.
+    A cell is a list, an array, or a string such as "[0.5, 1e-3]" or "0.5 0.001". Components that are None, ""
+    or a word such as "NA" (a joined column has no number there) are marked as absent; a cell that has no other is missing.
     Source: ours.
 
     Args:
@@ -84,7 +84,7 @@ class Vector(Codec):
             return None
         real = None
         if isinstance(raw, list | tuple) and len(raw):
-            real = np.array([not (c is None or isinstance(c, str) and not c.strip()) for c in raw], bool)
+            real = np.array([not (c is None or isinstance(c, str) and c.strip().lower() in MISSING) for c in raw], bool)
             if not real.any():
                 return None
             raw = [c if there else 0.0 for c, there in zip(raw, real, strict=True)]

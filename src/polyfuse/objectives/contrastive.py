@@ -20,16 +20,15 @@ class Contrastive(Objective):
 
     It teaches the encoders what the views have in common, so it helps where the answer lies in that (matching,
     retrieval), and hurts where it lies in what only one of them has. With `pairs`, a target that says whether a row's
-    views belong together, only rows that say yes are positive and those that say no are sure negatives. Two rows of a
-    batch may belong together without saying so (the same digit twice): where rows repeat like that, `negatives="labelled"`
-    compares nothing but a row's own pair with its own label.
+    views belong together, only rows that say yes take part: from those it learns far sooner what belongs together than
+    from the labels alone. Two rows of a batch may belong together without saying so (the same digit twice): where most
+    do, `negatives="labelled"` compares nothing but a row's own pair with its own label.
 
     Source: "batch": van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding", eq. 4, made
     symmetric as in Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3:
-    half of -log softmax_j(u_i . v_j / T) at j = i and half of the same with u and v exchanged. Ours: the own pairs u_k . v_k
-    of rows that say no are further terms of every softmax. "labelled": Zhai et al. 2023, "Sigmoid Loss for Language Image
-    Pre-Training", eq. 1 on the diagonal only: -log sigmoid(y (u_i . v_i / T + b)), y = 1 or -1. u and v have length 1; the
-    mean is over rows, then over pairs of views that occur.
+    half of -log softmax_j(u_i . v_j / T) at j = i and half of the same with u and v exchanged. "labelled": Zhai et al. 2023,
+    "Sigmoid Loss for Language Image Pre-Training", eq. 1 on the diagonal only: -log sigmoid(y (u_i . v_i / T + b)), y = 1 or
+    -1. u and v have length 1; the mean is over rows, then over pairs of views that occur.
 
     Args:
         temperature: T at the start; it is learned.
@@ -74,9 +73,12 @@ class Contrastive(Objective):
         z, present = self.embed(encoded)
         yes, no = self._said(batch, present)
         scale = self.sharpness.exp().clamp(max=SHARPEST)
-        loss = self._own if self.negatives == "labelled" else self._batch
-        needed = yes | no if self.negatives == "labelled" else yes
-        found = [loss(z[:, u], z[:, v], yes & both, no & both, scale) for u, v, both in _both(present) if (needed & both).any()]
+        found = []
+        for u, v, both in _both(present):
+            if self.negatives == "labelled" and ((yes | no) & both).any():
+                found.append(self._own(z[:, u], z[:, v], yes & both, no & both, scale))
+            elif self.negatives == "batch" and (yes & both).any():
+                found.append(_in_batch(z[yes & both, u], z[yes & both, v], scale))
         return torch.stack(found).mean() if found else z.sum() * 0.0
 
     def _said(self, batch: Batch, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,16 +92,16 @@ class Contrastive(Objective):
             yes[truth.rows], no[truth.rows] = index == 2, index == 1
         return yes, no
 
-    def _batch(self, u: Tensor, v: Tensor, yes: Tensor, no: Tensor, scale: Tensor) -> Tensor:
-        logits = scale * u[yes] @ v[yes].T  # [n, n]
-        sure = scale * (u[no] * v[no]).sum(-1).expand(len(logits), -1)  # [n, m]
-        own = torch.arange(len(logits), device=logits.device)
-        return 0.5 * (F.cross_entropy(torch.cat([logits, sure], 1), own) + F.cross_entropy(torch.cat([logits.T, sure], 1), own))
-
     def _own(self, u: Tensor, v: Tensor, yes: Tensor, no: Tensor, scale: Tensor) -> Tensor:
         told = yes | no
         sign = torch.where(yes, 1.0, -1.0)[told]
         return -F.logsigmoid(sign * (scale * (u[told] * v[told]).sum(-1) + self.bias)).mean()
+
+
+def _in_batch(u: Tensor, v: Tensor, scale: Tensor) -> Tensor:
+    logits = scale * u @ v.T  # [n, n]
+    own = torch.arange(len(logits), device=logits.device)
+    return 0.5 * (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own))
 
 
 def _both(present: Tensor) -> Iterator[tuple[int, int, Tensor]]:

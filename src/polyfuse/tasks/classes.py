@@ -61,6 +61,14 @@ class _Classes(Task):
     def tempered(self, out: Tensor) -> Tensor:
         return out / self.temperature.to(out.dtype)
 
+    def constant(self, rows: int) -> Tensor:
+        """The best answer that looks at no input: each class's or label's share of the training rows, as out [rows, C]."""
+        return (self.out_of(self.share) * self.temperature).expand(rows, -1)
+
+    def prior(self) -> Tensor:
+        # weights of rare classes move what the loss asks for, towards an even spread
+        return self.out_of(self.share) * (1.0 - BALANCES[self.balance])
+
     def _honest(self, out: Tensor) -> np.ndarray:
         """Probabilities [B, C], with the temperature."""
         return self.probability(self.tempered(out.detach().double())).cpu().numpy()  # type: ignore[union-attr]
@@ -187,10 +195,6 @@ class Multiclass(_Classes):
     def decode(self, out: Tensor) -> list[dict[str, Any]]:
         p = self._honest(out)
         return [{"value": self.values[best], "probability": dict(zip(self.values, row))} for best, row in zip(p.argmax(1), p.tolist())]
-
-    def constant(self, rows: int) -> Tensor:
-        """The best answer that looks at no input: the classes' shares of the training rows, as out [rows, C]."""
-        return (self.share.log() * self.temperature).expand(rows, -1)
 
     def _known(self, out: Tensor, truth: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probabilities [L, C], answers [L] and truths [L] (-1: never seen) of the labelled rows."""
@@ -352,10 +356,6 @@ class Multilabel(_Classes):
             {"value": [v for v, q in zip(self.values, row) if q >= 0.5], "probability": dict(zip(self.values, row))}
             for row in self._honest(out).tolist()
         ]
-
-    def constant(self, rows: int) -> Tensor:
-        """The best answer that looks at no input: each label's share of the training rows, as out [rows, C]."""
-        return (self.share.logit() * self.temperature).expand(rows, -1)
 
     def figures(self, out: Tensor, truth: Cells) -> dict[str, of.Figure]:
         p, hot = self._honest(out[truth.rows]), truth.x["hot"].cpu().numpy() > 0.5
