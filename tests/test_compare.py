@@ -55,7 +55,9 @@ def splitter(rows, roles=None, window=None, **columns):
 
 def labelled(count=50, seed=0, **more):
     rng = np.random.default_rng(seed)
-    return [{"x": float(i), "y": str(rng.choice(["p", "q", "r"], p=[0.6, 0.3, 0.1]))} | {k: v(i) for k, v in more.items()} for i in range(count)]
+    return [
+        {"x": float(i), "y": str(rng.choice(["p", "q", "r"], p=[0.6, 0.3, 0.1]))} | {k: v(i) for k, v in more.items()} for i in range(count)
+    ]
 
 
 def apart(fold):
@@ -269,7 +271,17 @@ def test_a_score_is_what_training_by_hand_gives(spied):
                 options = bundle.recipe["train"]
                 from polyfuse.learners import TrainOptions
 
-                train(bundle.model, data, fold.train, fold.held, TrainOptions(**options), seed=seed, device="cpu", loss_weights={}, main="label")
+                train(
+                    bundle.model,
+                    data,
+                    fold.train,
+                    fold.held,
+                    TrainOptions(**options),
+                    seed=seed,
+                    device="cpu",
+                    loss_weights={},
+                    main="label",
+                )
                 outs, truth = outputs(bundle.model, data, fold.test)
                 score = bundle.model.tasks[0].scores(outs["label"], truth["label"])
                 assert score["roc_auc"] == pytest.approx(result.score, abs=1e-6)
@@ -328,6 +340,7 @@ def test_the_files(spied):
     with Image.open(folder / "comparison.png") as picture:
         picture.verify()
     lines = found.lines()
+    assert found.rows[0].high <= 1.0
     assert all(len(line) <= 140 for line in lines[: len(found.rows) + 1]) and lines[0].split()[0] == "roc_auc"
     assert len({len(line) for line in lines[: len(found.rows) + 1]}) == 1, "the columns are not aligned"
 
@@ -352,7 +365,9 @@ def test_it_goes_on_where_it_was_and_runs_only_what_is_new(spied, tmp_path):
     more = quick(rows, "concat,lowrank,gmu,weighted", **options)
     assert {n for n, t in after.items() if (copy / "runs" / n).stat().st_mtime_ns != t} == set()
     assert more["weighted"].whole and more["gmu"].score == found["gmu"].score
-    other = quick(rows, "concat,lowrank,gmu", **{**options, "set": {"train.epochs": 2, "lowrank.rank": 3}})  # another lowrank, the others stay
+    other = quick(
+        rows, "concat,lowrank,gmu", **{**options, "set": {"train.epochs": 2, "lowrank.rank": 3}}
+    )  # another lowrank, the others stay
     assert other["lowrank"].parameters != found["lowrank"].parameters and other["gmu"].score == found["gmu"].score
     with pytest.raises(pf.RecipeError, match="holds a comparison of another table or with other options"):
         quick(rows[:100], "concat,lowrank,gmu", **options)
@@ -418,11 +433,11 @@ def test_several_targets_and_the_main_one_decides():
 # -- the verdict -----------------------------------------------------------------------------------------------------
 
 
-LONGER = {"folds": 5, "set": {"train.epochs": 12}}
+LONGER = {"folds": 4, "set": {"train.epochs": 10}}
 
 
 def test_fusing_pays_where_the_label_needs_both_views():
-    found = quick(vectors(200, rule="and", noise=0.1), "concat,weighted,multiply", **LONGER)
+    found = quick(vectors(140, rule="and", noise=0.1), "concat,weighted", **LONGER)
     told = " ".join(found.verdict)
     assert found.verdict[0].startswith("Fusing pays for 'label', p = ") and found.best.kind == "fusion"
     assert f"{found.best.name} reaches roc_auc {found.best.score:.4g}" in told and f"({found.best_single.views[0]})" in told
@@ -430,7 +445,7 @@ def test_fusing_pays_where_the_label_needs_both_views():
 
 
 def test_nothing_is_gained_where_the_second_view_is_noise():
-    found = quick(vectors(120, rule="first"), "concat,weighted", **LONGER)
+    found = quick(vectors(100, rule="first"), "concat,weighted", **LONGER)
     assert found.best_single.views == ("a",)
     assert found.verdict[0].startswith(("No gain from fusing is shown", "Fusing does not pay"))
     assert "Within noise of" in found.verdict[1] or "is better than every other fusion" in found.verdict[1]
@@ -447,8 +462,10 @@ def planted(scores, folds=5, judge=Judge):
     cut = {(0, k): Fold(np.arange(60), np.arange(60, 70), np.arange(70, 100)) for k in range(folds)}
     methods = [Method(n, "single" if n.endswith(" alone") else "fusion", (n.split()[0],)) for n in scores]
     found = {
-        n: {(0, k): runs.Result(v, {"y": {judge.metric: v}}, np.arange(3), {}, {"seconds": 1.0, "parameters": 10 + at, "latency_ms": 1.0})
-            for k, v in enumerate(values)}
+        n: {
+            (0, k): runs.Result(v, {"y": {judge.metric: v}}, np.arange(3), {}, {"seconds": 1.0, "parameters": 10 + at, "latency_ms": 1.0})
+            for k, v in enumerate(values)
+        }
         for at, (n, values) in enumerate(scores.items())
     }
     rows = standings(methods, found, cut, judge, None, "y", 0)
@@ -726,7 +743,7 @@ def test_ctrl_c_before_anything_is_finished(monkeypatch, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_killed_comparison_goes_on(tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, vectors(100))) + "\n", "utf-8")
-    options = ["--target", "label", "--fusions", "concat,weighted,gmu,lowrank", "--seeds", "1", "--folds", "3", "--size", "s"]
+    options = ["--target", "label", "--fusions", "weighted,gmu,lowrank", "--seeds", "1", "--folds", "2", "--size", "s"]
     options += ["--set", "train.epochs=4", "--device", "cpu", "--threads", "1", "--json", "--quiet"]
 
     def command(out):
@@ -741,13 +758,14 @@ def test_a_killed_comparison_goes_on(tmp_path):
     running.send_signal(signal.SIGKILL)
     running.wait()
     before = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "c" / "runs").glob("*.safetensors")}
-    assert 4 <= len(before) < 18 and not (tmp_path / "c" / "comparison.json").is_file()
-    found = [json.loads(subprocess.run(command(out), capture_output=True, check=True, **where).stdout) for out in ("c", "whole")]
+    assert 4 <= len(before) < 12 and not (tmp_path / "c" / "comparison.json").is_file()
+    resumed = json.loads(subprocess.run(command("c"), capture_output=True, check=True, **where).stdout)
+    whole = quick(tmp_path / "t.jsonl", "weighted,gmu,lowrank", set={"train.epochs": 4}, threads=1).to_json()
     after = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "c" / "runs").glob("*.safetensors")}
-    assert len(after) == 18 and all(after[n] == t for n, t in before.items())
+    assert len(after) == 12 and all(after[n] == t for n, t in before.items())
     timed = ("seconds", "latency_ms")
-    rows = [[{k: v for k, v in row.items() if k not in timed} for row in one["rows"]] for one in found]
-    assert rows[0] == rows[1] and found[0]["verdict"] == found[1]["verdict"]
+    rows = [[{k: v for k, v in row.items() if k not in timed} for row in one["rows"]] for one in (resumed, json.loads(json.dumps(whole)))]
+    assert rows[0] == rows[1] and resumed["verdict"] == whole["verdict"]
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
@@ -824,7 +842,9 @@ def test_the_command(tmp_path, monkeypatch, capfd):
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, vectors(60))) + "\n", "utf-8")
 
     def call(*more):
-        monkeypatch.setattr("sys.argv", ["polyfuse", "compare", "t.jsonl", "--target", "label", "--seeds", "1", "--folds", "2", "--size", "s", *more])
+        monkeypatch.setattr(
+            "sys.argv", ["polyfuse", "compare", "t.jsonl", "--target", "label", "--seeds", "1", "--folds", "2", "--size", "s", *more]
+        )
         status = 0
         try:
             cli.main()

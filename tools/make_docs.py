@@ -48,9 +48,9 @@ def page(noun: str, entry: dict) -> str:
         lines += [f"{entry['parameters']:,} trainable parameters at width {WIDTH}, {of}.", ""]
     if entry["options"]:
         lines += ["| option | default |", "|---|---|", *(f"| `{k}` | `{v!r}` |" for k, v in entry["options"].items()), ""]
-        where = {"fusions": "fusion", "modalities": "COLUMN", "encoders": "COLUMN", "tasks": "TARGET", "objectives": name}[noun]
+        where = {"fusions": "fusion", "tasks": "TARGET", "objectives": name, "learners": "train"}.get(noun, "COLUMN")
         lines += [f"Set one with `--set {where}.OPTION=value`.", ""]
-    exempt = contract.REGISTRIES[noun].get(name).exempt
+    exempt = contract.REGISTRIES[noun].get(name).exempt if noun in contract.REGISTRIES else {}
     if exempt:
         lines += ["Contract checks it is exempt from:", "", *(f"- `{k}`: {v}" for k, v in exempt.items()), ""]
     return "\n".join(lines)

@@ -4,15 +4,18 @@ import functools
 import inspect
 import json
 import re
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
 from .contract import REGISTRIES, fitted, task_of
 from .core import Codec, Error, Registry, encoders, fusions, objectives, option_names, tasks
+from .learners import TrainOptions
 
 WIDTH = 128  # what parameters are counted at
 VIEWS = ["a", "b", "c"]  # what a fusion is counted with
+KINDS = [*REGISTRIES, "learners"]
 
 
 def list_parts(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
@@ -26,11 +29,14 @@ def list_parts(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
         RecipeError: no kind of that name.
     """
     registry: Registry = Registry("kind")
-    for noun in REGISTRIES:
+    for noun in KINDS:
         registry(noun)(type(noun, (), {}))
     if kind is not None:
         registry.get(kind)
-    return {noun: [_entry(noun, name) for name in REGISTRIES[noun].names()] for noun in ([kind] if kind else REGISTRIES)}
+    return {
+        noun: [_entry(noun, n) for n in REGISTRIES[noun].names()] if noun in REGISTRIES else [_net()]
+        for noun in ([kind] if kind else KINDS)
+    }
 
 
 def listing(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -88,6 +94,20 @@ def _entry(noun: str, name: str) -> dict[str, Any]:
     if noun == "fusions":
         entry["expresses"] = expressed(doc)
     return {**entry, "doc": doc}
+
+
+def _net() -> dict[str, Any]:
+    """The one learner there is."""
+    doc = inspect.cleandoc(TrainOptions.__doc__ or "")
+    return {
+        "name": "net",
+        "summary": "Encoders, fusion and heads together, by gradient.",
+        "options": {f.name: f.default for f in fields(TrainOptions)},
+        "parameters": None,
+        "uncounted": "as many as its encoders, fusion and heads have",
+        "cost": "one pass of the network forward and back for each row and epoch",
+        "doc": f"Encoders, fusion and heads together, by gradient.\n\n{doc}",
+    }
 
 
 def _count(noun: str, name: str) -> tuple[int | None, str | None]:

@@ -371,7 +371,8 @@ def info(
 
 @app.command()
 def parts(
-    kind: Annotated[str | None, typer.Argument(help="modalities, encoders, fusions, tasks or objectives")] = None, as_json: AsJson = False
+    kind: Annotated[str | None, typer.Argument(help="modalities, encoders, fusions, tasks, objectives or learners")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List every part with its parameters, one line, its options and cost.
 

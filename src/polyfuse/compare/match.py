@@ -47,6 +47,8 @@ class Match:
 
     def go(self) -> None:
         """Make every run that is not there yet; Ctrl-C and the end of the time keep those that are finished."""
+        import accelerate  # noqa: F401  # seconds, which would count as training of the first run
+
         self._load()
         alive, total = list(self.methods), len(self.folds) * len(self.methods)
         with self.progress.bar("comparing", total) as bar:
@@ -108,9 +110,7 @@ class Match:
             bar.step()
         return True
 
-    def _run(
-        self, method: Method, place: Place, seed: int, lent: dict[str, runs.Lent] | None = None
-    ) -> tuple[runs.Result, Bundle] | None:
+    def _run(self, method: Method, place: Place, seed: int, lent: dict[str, runs.Lent] | None = None) -> tuple[runs.Result, Bundle] | None:
         """None where the time is up, or would be before the run ends."""
         if self._left() <= self._expected(method):
             return None

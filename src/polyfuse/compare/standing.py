@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..core import Cells, Task
-from ..core.intervals import bootstrap, once
+from ..core.intervals import bootstrap, once, ratio
 from ..data import Fold
 from ..evaluate.metrics import figures
 from ..evaluate.paired import Paired, corrected_t, holm
@@ -280,26 +280,28 @@ def _first(rows: Sequence[Standing], kind: str) -> Standing | None:
 
 
 def _interval(results: Mapping[Place, Result], task: Task, truth: Cells, target: str, draws: int, score: float) -> tuple[float, float]:
-    """Bootstrap over rows of the metric on each seed's pooled answers, averaged over seeds; laid around the mean over runs."""
+    """Bootstrap over rows of the score: the metric of each run's rows as often as they were drawn, and the mean over runs."""
     rows = np.unique(np.concatenate([r.rows for r in results.values()]))
     rows = rows[np.isin(rows, truth.rows.numpy())]
     parts = []
-    for seed in dict.fromkeys(seed for seed, _ in results):
-        mine = [r for (s, _), r in results.items() if s == seed]
-        tested = np.concatenate([r.rows for r in mine])
-        order = np.argsort(tested, kind="stable")
-        out = torch.cat([r.outs[target] for r in mine])[torch.from_numpy(order)]
-        here, labelled = tested[order], np.isin(tested[order], rows)
-        at = np.searchsorted(truth.rows.numpy(), here[labelled])
-        cells = Cells({k: v[torch.from_numpy(at)] for k, v in truth.x.items()}, torch.from_numpy(np.flatnonzero(labelled)), len(here))
-        parts.append((np.searchsorted(rows, here[labelled]), figures(task, out, cells)[task.metric]))
+    for result in results.values():
+        labelled = np.isin(result.rows, rows)
+        here = result.rows[labelled]
+        if len(here):
+            at = torch.from_numpy(np.searchsorted(truth.rows.numpy(), here))
+            cells = Cells({k: v[at] for k, v in truth.x.items()}, torch.from_numpy(np.flatnonzero(labelled)), len(labelled))
+            parts.append((np.searchsorted(rows, here), figures(task, result.outs[target], cells)[task.metric]))
 
-    def pooled(counts: np.ndarray) -> np.ndarray:
-        return np.mean([figure(counts[:, where]) for where, figure in parts], 0)
+    def mean(counts: np.ndarray) -> np.ndarray:
+        found = np.stack([figure(counts[:, where]) for where, figure in parts])
+        known = np.isfinite(found)  # a run of which one class alone was drawn has no AUC
+        return ratio(np.where(known, found, 0.0).sum(0), known.sum(0).astype(np.float64))
 
-    low, high = bootstrap(pooled, len(rows), draws)
-    middle = once(pooled, len(rows))
-    return score + low - middle, score + high - middle
+    if not parts:
+        return math.nan, math.nan
+    low, high = bootstrap(mean, len(rows), draws)
+    shift = score - once(mean, len(rows))  # not 0 where calibrated answers score otherwise than the answers did
+    return low + shift, high + shift
 
 
 def _means(metrics: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -321,7 +323,7 @@ def _cells(row: Standing) -> tuple[str, ...]:
         _signed(baseline.value) if baseline else "",
         _p(row.p_baseline),
         f"{row.parameters:,.0f}",
-        f"{row.seconds:.1f}",
+        f"{row.seconds:.1f}" if row.seconds >= 1 else f"{row.seconds:.2f}",
         f"{row.latency_ms:.1f}",
         f"{row.robustness:.3f}" if math.isfinite(row.robustness) else "",
         f"{row.runs}/{row.of}",

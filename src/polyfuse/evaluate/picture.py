@@ -120,7 +120,7 @@ def draw_comparison(found: Any, path: Path) -> None:
     ax = figure.subplots()
     single = found.best_single
     if single is not None:
-        ax.axvline(single.score, color="0.5", linestyle="--", linewidth=1.2, zorder=1)
+        ax.axvline(single.score, color="0.5", linestyle="--", linewidth=1.2, zorder=1, label="best view alone")
     styles = {"single": ("#D55E00", "s", "one view alone"), "pair": ("#E69F00", "D", "two views"), "fusion": ("#0072B2", "o", "all views")}
     for kind, (colour, marker, label) in styles.items():
         at = [i for i, r in enumerate(rows) if r.kind == kind]
@@ -140,7 +140,7 @@ def draw_comparison(found: Any, path: Path) -> None:
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     if rows:
-        figure.legend(loc="outside upper right", ncols=3, frameon=False, prop={"family": family, "size": 9})
+        figure.legend(loc="outside upper right", ncols=4, frameon=False, prop={"family": family, "size": 9})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(path, format="png")
