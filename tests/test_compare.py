@@ -15,16 +15,16 @@ import pytest
 import torch
 
 import polyfuse as pf
-from polyfuse import cli, compare
-from polyfuse.compare import match, plan, runs
+from polyfuse import cli
+from polyfuse.compare import match, runs
 from polyfuse.compare.match import Match
 from polyfuse.compare.plan import Method, methods_of, survivors
-from polyfuse.compare.standing import Comparison, Standing, standings, verdict
-from polyfuse.core import Encoded, Encoder, codecs, encoders, fusions, tasks
+from polyfuse.compare.standing import Comparison, standings, verdict
+from polyfuse.core import Encoded, Encoder, encoders, fusions, tasks
 from polyfuse.core.progress import Progress
 from polyfuse.data import Fold, Splitter, read, windows
 from polyfuse.evaluate.paired import corrected_t, holm, t_above, t_quantile
-from polyfuse.learners import outputs, train
+from polyfuse.learners import TrainOptions, outputs, train
 
 QUICK = {"seeds": 1, "folds": 2, "size": "s", "set": {"train.epochs": 2}, "device": "cpu"}
 
@@ -269,7 +269,6 @@ def test_a_score_is_what_training_by_hand_gives(spied):
             if not by_hand:
                 bundle, data = bench.bundle(method, fold, seed)
                 options = bundle.recipe["train"]
-                from polyfuse.learners import TrainOptions
 
                 train(
                     bundle.model,
@@ -437,9 +436,9 @@ LONGER = {"folds": 4, "set": {"train.epochs": 10}}
 
 
 def test_fusing_pays_where_the_label_needs_both_views():
-    found = quick(vectors(140, rule="and", noise=0.1), "concat,weighted", **LONGER)
+    found = quick(vectors(140, rule="and", noise=0.1), "concat,weighted", **LONGER | {"seeds": 2})
     told = " ".join(found.verdict)
-    assert found.verdict[0].startswith("Fusing pays for 'label', p = ") and found.best.kind == "fusion"
+    assert found.verdict[0].startswith("Fusing pays for 'label' (p = ") and found.best.kind == "fusion"
     assert f"{found.best.name} reaches roc_auc {found.best.score:.4g}" in told and f"({found.best_single.views[0]})" in told
     assert found.best.over_single.low > 0 and found.rows[0] is found.best
 
@@ -477,12 +476,12 @@ WOBBLE = np.array([0.01, -0.01, 0.02, 0.0, -0.02])
 
 def test_what_the_verdict_says():
     _, told = planted({"a alone": 0.7 + WOBBLE, "concat": 0.9 + WOBBLE[::-1], "sum": 0.9 - WOBBLE / 2, "max": 0.6 + WOBBLE})
-    assert told[0].startswith("Fusing pays for 'y', p = <.001: concat") or told[0].startswith("Fusing pays for 'y', p = ")
+    assert told[0].startswith("Fusing pays for 'y' (p = ")
     assert told[1] == "Within noise of concat: sum."  # and not max
     _, told = planted({"a alone": 0.9 + WOBBLE, "concat": 0.7 - WOBBLE})
     assert told[0].startswith("Fusing does not pay for 'y': concat reaches roc_auc 0.7")
     _, told = planted({"a alone": 0.8 + WOBBLE, "concat": 0.8 - WOBBLE, "sum": 0.5 + WOBBLE / 9})
-    assert told[0].startswith("No gain from fusing is shown for 'y', p = 1.000")
+    assert told[0].startswith("No gain from fusing is shown for 'y' (p = 1.000")
     assert told[1] == "concat is better than every other fusion that has all its runs."
     _, told = planted({"a alone": [0.8], "concat": [0.9]}, folds=1)
     assert told[0].startswith("One run a method cannot tell")
@@ -627,12 +626,12 @@ class Watch:
 
     main = "y"
 
-    def __init__(self, plan, budget, monkeypatch, tmp_path, folds=10, singles=("a alone", "b alone"), found=None):
-        self.plan, self.now, self.ran = plan, 0.0, []
+    def __init__(self, planned, budget, monkeypatch, tmp_path, folds=10, singles=("a alone", "b alone")):
+        self.plan, self.now, self.ran = planned, 0.0, []
         monkeypatch.setattr(match, "clock", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(Match, "_judge", (Judge, None))
         monkeypatch.setattr(match, "standings", lambda *a: standings(*a[:-1], 0))
-        methods = [Method(n, "single" if n in singles else "fusion", (n[0],) if n in singles else ("a", "b")) for n in plan]
+        methods = [Method(n, "single" if n in singles else "fusion", (n[0],) if n in singles else ("a", "b")) for n in planned]
         cut = {(0, k): Fold(np.arange(60), np.arange(60, 70), np.arange(70, 100)) for k in range(folds)}
         self.match = Match(self, methods, cut, "", tmp_path / "w", "own", Progress(True), 0.0, budget)
 

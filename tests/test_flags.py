@@ -156,7 +156,7 @@ def test_two_fits_never_write_to_one_place(table, tmp_path):
     code = f"from filelock import FileLock; lock = FileLock(r'{tmp_path / '.b.lock'}'); lock.acquire(); print('held', flush=True); input()"
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(pf.RecipeError, match="is being written by another fit"):
+    with pytest.raises(pf.RecipeError, match="is being written by another run"):
         pf.fit(table, "y", out=tmp_path / "b", **QUICK)
     other.kill()
     other.communicate()

@@ -36,6 +36,7 @@ Size = Annotated[str, typer.Option(help="s, m or l: width, and with it speed and
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default the fastest there is.")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads.", min=1)]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="part.option=value, e.g. photo.encoder=image-resnet. Repeatable.")]
+Objectives = Annotated[list[str] | None, typer.Option("--objective", help="NAME=WEIGHT: an auxiliary loss: contrastive=0.1. Repeatable.")]
 MaxRefused = Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)]
 Plugin = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file with parts of your own. Repeatable.")]
 Outside = Annotated[bool, typer.Option("--allow-outside", help="Also read media outside the table's folder.")]
@@ -107,9 +108,7 @@ def fit(
     absent: Annotated[
         list[str] | None, typer.Option("--absent", help="VIEW or VIEW+VIEW: train for rows without exactly these. Repeatable.")
     ] = None,
-    objective: Annotated[
-        list[str] | None, typer.Option("--objective", help="NAME=WEIGHT: an auxiliary loss, e.g. contrastive=0.1. Repeatable.")
-    ] = None,
+    objective: Objectives = None,
     main: Annotated[str | None, typer.Option(help="The target whose metric chooses the checkpoint; the first unless named.")] = None,
     log_to: Annotated[str | None, typer.Option(help="tensorboard, mlflow or wandb.")] = None,
 ) -> None:
@@ -250,7 +249,7 @@ def compare(
     pairs: Annotated[bool, typer.Option("--pairs", help="Also every two views together.")] = False,
     seeds: Annotated[int, typer.Option(help="How often the folds are cut anew.")] = 5,
     folds: Annotated[int, typer.Option(help="Folds of each cut.")] = 5,
-    time: Annotated[str | None, typer.Option(help="Budget: 20m, 2h. The worse methods are left behind to keep it.")] = None,
+    time: Annotated[str | None, typer.Option(help="Budget: 20m, 2h. Worse fusions are left behind to keep it.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for leaderboard, picture and runs; to go on, run it again.")
     ] = None,
@@ -265,6 +264,7 @@ def compare(
     window: WindowOption = None,
     task: Task = None,
     main: Annotated[str | None, typer.Option(help="Of several targets the one that is judged by. The first.")] = None,
+    objective: Objectives = None,
     group: Annotated[str | None, typer.Option(help="Column whose groups are never split between folds.")] = None,
     time_column: Annotated[str | None, typer.Option(help="Column of time: each block is learned from what lies before it.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says which rows are for the last test: these take no part.")] = None,
@@ -302,6 +302,7 @@ def compare(
         window=window,
         task=task,
         main=main,
+        objectives=objective or [],
         group=group,
         time_column=time_column,
         split_column=split_column,

@@ -314,7 +314,7 @@ def alone(out: str | Path | None) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RecipeError(f"--out '{out}'", "is being written by another fit", fix="wait for that one, or choose another --out") from None
+        raise RecipeError(f"--out '{out}'", "is being written by another run", fix="wait for that one, or choose another --out") from None
     try:
         yield
     finally:

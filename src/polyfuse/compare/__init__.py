@@ -16,7 +16,7 @@ from ..core.progress import Progress
 from ..data import Fold, Splitter, Store, read, windows
 from ..fit import alone, fingerprint, scratch_folder, seconds
 from ..ready import Ready, Run, find_schema, make_ready
-from ..recipe import parse_settings, resolve
+from ..recipe import parse_objectives, parse_settings, resolve
 from . import runs
 from .match import Match
 from .plan import BASELINE, Method, every, methods_of
@@ -50,6 +50,7 @@ def compare(
     weight: str | None = None,
     task: str | None = None,
     main: str | None = None,
+    objectives: dict[str, Any] | list[str] | None = None,
     size: str = "m",
     device: str | None = None,
     threads: int | None = None,
@@ -102,17 +103,10 @@ def compare(
         settings, of_fusions = _parted(parse_settings(set), {c.name for c in found.columns})
 
         def ready_at(fusion: str) -> Ready:
-            recipe = resolve(found, fusion=fusion, size=size, seed=0, settings=settings, task=task, main=main)
-            run = Run(
-                Schema.from_json(recipe["schema"]),
-                recipe,
-                table,
-                progress,
-                Store(),
-                threads or os.cpu_count() or 1,
-                max_refused,
-                allow_outside,
-            )
+            beside = parse_objectives(objectives)
+            recipe = resolve(found, fusion=fusion, size=size, seed=0, settings=settings, task=task, main=main, objectives=beside)
+            workers = threads or os.cpu_count() or 1
+            run = Run(Schema.from_json(recipe["schema"]), recipe, table, progress, Store(), workers, max_refused, allow_outside)
             return make_ready(run, whole=True)
 
         ready = ready_at(BASELINE)

@@ -234,15 +234,17 @@ def verdict(
     assert better is not None
     if math.isfinite(better.low):
         gain = f" ({_signed(better.value)}, 95 % interval {_signed(better.low)} to {_signed(better.high)})"
+    tried = sum(r.kind == "fusion" and r.runs > 0 for r in rows)
+    counted = f"p = {_p(p)}" + (f", that {tried} fusions were tried counted in" if tried > 1 else "")
     figures_told = f"{best.name} reaches {task.metric} {best.score:.4g}, the best single view ({single.views[0]}) {single.score:.4g}{gain}"
     if better.value > 0 and p < LEVEL:
-        told = [f"Fusing pays for '{target}', p = {_p(p)}: {figures_told}."]
+        told = [f"Fusing pays for '{target}' ({counted}): {figures_told}."]
     elif len(found[best.name]) < 2:
         told = [f"One run a method cannot tell whether fusing pays for '{target}': {figures_told}. Give it more folds or seeds."]
     elif better.value < 0 and best.p_single is not None and best.p_single < LEVEL:
         told = [f"Fusing does not pay for '{target}': {figures_told}."]
     else:
-        told = [f"No gain from fusing is shown for '{target}', p = {_p(p)}: {figures_told}."]
+        told = [f"No gain from fusing is shown for '{target}' ({counted}): {figures_told}."]
     others, against = [r for r in whole if r.kind == "fusion" and r is not best], _design(folds, task)
     behind = {r.name: paired(found[best.name], found[r.name], *against).p for r in others}
     near = [name for name, p in holm(behind).items() if p >= LEVEL]
