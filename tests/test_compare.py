@@ -380,7 +380,7 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     (tmp_path / "file").write_text("x")
-    for place, message in (("full", "holds other things"), ("file", "is a file")):
+    for place, message in (("full", "holds other things"), ("file", "is a file"), ("file/deep", "cannot be written there")):
         with pytest.raises(pf.RecipeError, match=message):
             quick(vectors(40), out=tmp_path / place)
     from filelock import FileLock

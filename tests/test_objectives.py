@@ -330,9 +330,14 @@ def test_an_objective_changes_training_and_no_answer_costs_it():
     assert not helped.model.eval()(batch)[1], "objectives are computed in training only"
 
 
-def test_weight_zero_trains_as_if_it_were_not_there():
+def test_weights_may_be_written_as_people_do():
+    assert parse_objectives("heads=.5") == parse_objectives(["heads=0.5"]) == {"heads": {"weight": 0.5}}
+
+
+@pytest.mark.parametrize("fusion", ["concat", "generate"])  # the second has a loss of the same name of its own
+def test_weight_zero_trains_as_if_it_were_not_there(fusion):
     rows = table()
-    options = {"set": {"train.epochs": 2, "train.clip": 0.0}, **QUICK}
+    options = {"fusion": fusion, "set": {"train.epochs": 2, "train.clip": 0.0}, **QUICK}
     plain = pf.fit(rows, "match", ignore=["size"], **options)
     idle = pf.fit(rows, "match", ignore=["size"], objectives={"reconstruct": 0.0}, **options)
     for name, value in plain.model.state_dict().items():
@@ -380,6 +385,7 @@ def test_command_line(tmp_path, monkeypatch, capfd):
         ({"objectives": {"contrastive": 1}, "set": ["contrastive.pairs=size"]}, "'size', which has 0 classes"),
         ({"set": ["contrastive.temperature=1"]}, "not chosen.*--objective contrastive="),
         ({"main": "mach"}, "main target 'mach'.*did you mean 'match'"),
+        ({"set": ["loss.match=much"]}, "'loss.match'.*has the weight 'much'"),
     ],
 )
 def test_bad_names_and_values_are_told(options, message):

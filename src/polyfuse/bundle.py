@@ -27,7 +27,7 @@ from .evaluate import Robustness, curves
 from .evaluate import evaluate as score
 from .evaluate.picture import draw_learning
 from .evaluate.robustness import Batches
-from .model import Model, members_of, views_of
+from .model import Model, views_of
 from .predictions import Predictions
 
 FORMAT = 1
@@ -364,11 +364,6 @@ def build(
     targets = {c.name: made[c.name] for c in schema.having("target")}
     model = Model(views_of(schema, made), targets, recipe["width"], recipe["fusion"], parts, recipe.get("objectives"))
     return Bundle(schema, made, model, recipe, card or {})
-
-
-def columns_of(bundle: Bundle) -> dict[str, list[str]]:
-    """{view: its columns}."""
-    return {view: members_of(codec) for view, codec in bundle.views.items()}
 
 
 def _checked(path: Path) -> dict[str, Any]:

@@ -69,8 +69,7 @@ def summary(card: dict[str, Any]) -> list[str]:
     for target, metrics in card["metrics"].items():
         figures = []
         for name, figure in list(metrics.items())[:4]:
-            around = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure.get("low") is not None else ""
-            figures.append(f"{name} {figure['value']:.4g}{around}")
+            figures.append(f"{name} {_text(figure)}")
         role = " (main)" if len(card["metrics"]) > 1 and target == card.get("main") else ""
         lines.append(f"held-out rows, '{target}'{role}: " + ", ".join(figures))
     return lines
@@ -81,9 +80,14 @@ def lone_views(card: dict[str, Any]) -> list[str]:
     found = card.get("alone") or {}
     lines = []
     for view, figure in found.get("views", {}).items():
-        around = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure.get("low") is not None else ""
-        lines.append(f"  '{view}' alone: {found['metric']} {figure['value']:.4g}{around}")
+        lines.append(f"  '{view}' alone: {found['metric']} {_text(figure)}")
     return lines
+
+
+def _text(figure: dict[str, float]) -> str:
+    """A figure and, where it has one, its interval."""
+    around = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure.get("low") is not None else ""
+    return f"{figure['value']:.4g}{around}"
 
 
 def description(bundle: Bundle) -> list[str]:

@@ -315,6 +315,8 @@ def alone(out: str | Path | None) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RecipeError(f"--out '{out}'", "is being written by another run", fix="wait for that one, or choose another --out") from None
+    except OSError as error:
+        raise RecipeError(f"--out '{out}'", f"cannot be written there ({error.strerror})", fix="choose another --out") from None
     try:
         yield
     finally:

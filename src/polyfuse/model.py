@@ -153,9 +153,10 @@ class Model(nn.Module):
         encoded = self.encode(batch)
         fused = self.fusion(encoded)
         outs = self.each(fused) if self.decides and self.training else self.answer(fused)
-        losses = fused.losses
-        if self.training:
-            losses = losses | {name: self.objective_weights[name] * part(encoded, fused, batch) for name, part in self.objectives.items()}
+        losses = dict(fused.losses)
+        for name, part in self.objectives.items() if self.training else ():
+            # the fusion may have a loss of that name too
+            losses[name] = losses.get(name, 0.0) + self.objective_weights[name] * part(encoded, fused, batch)
         return outs, losses
 
     def loss(

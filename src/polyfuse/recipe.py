@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -40,7 +41,7 @@ def parse_settings(settings: dict[str, Any] | list[str] | None) -> dict[str, dic
     return out
 
 
-def parse_objectives(given: dict[str, Any] | list[str] | None) -> dict[str, dict[str, Any]]:
+def parse_objectives(given: dict[str, Any] | list[str] | str | None) -> dict[str, dict[str, Any]]:
     """`name=weight` texts, {name: weight} or {name: {"weight": weight, **options}}, all to the last.
 
     Example:
@@ -48,17 +49,19 @@ def parse_objectives(given: dict[str, Any] | list[str] | None) -> dict[str, dict
         {'contrastive': {'weight': 0.1}}
     """
     if not isinstance(given, dict):
-        pairs = [text.partition("=") for text in given or []]
+        pairs = [text.partition("=") for text in ([given] if isinstance(given, str) else given or [])]
         given = {name: _json_or_text(weight) for name, _, weight in pairs}
     made = {}
     for name, value in given.items():
         made[name] = dict(value) if isinstance(value, dict) else {"weight": value}
-        weight = made[name].get("weight")
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
-            raise RecipeError(
-                f"objective '{name}'", f"has the weight {weight!r}", expected="NAME=WEIGHT with a number from 0 on, e.g. contrastive=0.1"
-            )
+        _weight(f"objective '{name}'", made[name].get("weight"), "contrastive=0.1")
     return made
+
+
+def _weight(where: str, weight: Any, example: str) -> float:
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
+        raise RecipeError(where, f"has the weight {weight!r}", expected=f"NAME=WEIGHT with a number from 0 on, e.g. {example}")
+    return weight
 
 
 def resolve(
@@ -102,10 +105,12 @@ def resolve(
     recipe["train"] = {k: v for k, v in vars(TrainOptions(**settings.get("train", {}))).items()}
     if recipe["train"]["balance"] != "none":
         chosen = {"heads": {"weight": 1.0}} | chosen  # balancing needs to see what each view knows by itself
-    recipe["absent"] = [_pattern(text, schema) for text in absent]
+    recipe["absent"] = [_pattern(text, schema) for text in ([absent] if isinstance(absent, str) else absent)]
     recipe["objectives"] = chosen
     recipe["main"] = _main(main, [c.name for c in targets])
-    recipe["loss"] = settings.get("loss", {})
+    recipe["loss"] = {
+        name: _weight(f"setting 'loss.{name}'", weight, f"loss.{name}=2") for name, weight in settings.get("loss", {}).items()
+    }
     recipe["schema"] = schema.to_json()
     return recipe
 
@@ -263,6 +268,6 @@ def _check_parts(schema: Schema, settings: dict[str, dict[str, Any]], objectives
 
 def _json_or_text(value: str) -> Any:
     try:
-        return json.loads(value)
+        return json.loads(re.sub(r"^(-?)\.(?=\d)", r"\g<1>0.", value))  # .5 is no JSON, but what many write
     except ValueError:
         return value

@@ -62,7 +62,8 @@ def compare(
     """Which fusion is best on this table, and does fusing pay at all?
 
     Every method learns `seeds` times from `folds` folds, the same ones for all. Each epoch is chosen on rows of the fold's
-    own training part; the fold's test rows only judge. The best single view is the one with the best mean over folds.
+    own training part; the fold's test rows only judge. The best single view is the one with the best mean over folds. What is
+    learned without the target (scales, vocabularies, encoders that are fitted and do not train) is learned once, of all rows.
 
     Args:
         rows: a path or anything in memory that is a table (see `fit`).
@@ -178,9 +179,10 @@ def _folds(ready: Ready, seeds: int, folds: int) -> tuple[dict[Place, Fold], str
 
 def _classes(ready: Ready) -> tuple[np.ndarray, np.ndarray] | None:
     """Rows of the main target that have a class, and which; None for a target without classes."""
-    cells = ready.data.targets[ready.run.recipe["main"]].cells(np.arange(ready.data.size))
-    if ready.run.schema[ready.run.recipe["main"]].modality != "category":
+    main = ready.run.recipe["main"]
+    if ready.run.schema[main].modality != "category":
         return None
+    cells = ready.data.targets[main].cells(np.arange(ready.data.size))
     return cells.rows.numpy(), cells.x["index"][:, 0].numpy()
 
 
@@ -211,7 +213,7 @@ def _told(ready: Ready, cut: dict[Place, Fold]) -> list[str]:
             continue
         rows, index = classes
         with_it = np.unique(index[present[rows]])
-        if len(with_it) == 1 and 1 < present[rows].sum() < len(rows) and len(np.unique(index)) > 1:
+        if len(with_it) == 1 and with_it[0] and 1 < present[rows].sum() < len(rows) and len(np.unique(index)) > 1:
             name = ready.codecs[ready.run.recipe["main"]].values[with_it[0] - 1]  # type: ignore[attr-defined]
             notes.append(f"'{view}' is there only in rows of the class '{name}': that it is there gives the class away.")
     return notes

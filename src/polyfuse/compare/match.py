@@ -168,7 +168,10 @@ class Match:
     def _halved(self, alive: list[Method]) -> list[Method]:
         common = [place for place in self.folds if not self._missing(alive, place)]
         sign = 1.0 if self._judge[0].higher else -1.0
-        scores = {m.name: sign * float(np.mean([self.found[m.name][p].score for p in common])) for m in alive}
+        scores = {}
+        for method in alive:  # the metric may not be defined on a fold; a method of which nothing is known comes last
+            known = [score for p in common if math.isfinite(score := self.found[method.name][p].score)]
+            scores[method.name] = sign * float(np.mean(known)) if known else -math.inf
         rivals = {m.name for m in self._rivals(alive)}
         kept = survivors(scores, [m.name for m in alive if m.name not in rivals])
         self.progress.say(f"left behind to keep the time: {', '.join(m.name for m in alive if m.name not in kept)}")

@@ -158,7 +158,8 @@ class Bench:
             metrics[target] = task.scores(outs[target], truth[target])
             outs[target] = task.tempered(outs[target])
         about = {"seconds": seconds, "parameters": parameters, "latency_ms": _latency(model, self.at(method).data, fold.test)}
-        robust = relative(model, data, fold.test, self.main) if len(model.views) > 1 else None
+        labelled = len(truth[self.main].rows) > 0
+        robust = relative(model, data, fold.test, self.main) if labelled and len(model.views) > 1 else None
         if robust is not None:
             about["robustness"] = robust
         about["run_s"] = time.monotonic() - begun

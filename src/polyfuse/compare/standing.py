@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import Cells, Task
+from ..core import Cells, DataError, Task
 from ..core.intervals import bootstrap, once, ratio
 from ..data import Fold
-from ..evaluate.metrics import figures
+from ..evaluate.metrics import affordable, figures
 from ..evaluate.paired import Paired, corrected_t, holm
+from ..evaluate.picture import draw_comparison
 from .plan import BASELINE, Method
 from .runs import Result
 
@@ -142,18 +143,19 @@ class Comparison:
 
     def write(self, folder: str | Path) -> Path:
         """leaderboard.csv, comparison.json, comparison.png."""
-        from ..evaluate.picture import draw_comparison
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         rows = self.table()
         names = list(dict.fromkeys(k for row in rows for k in row))
-        with open(folder / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        (folder / "comparison.json").write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n", "utf-8")
-        draw_comparison(self, folder / "comparison.png")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, names, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            (folder / "comparison.json").write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n", "utf-8")
+            draw_comparison(self, folder / "comparison.png")
+        except OSError as error:
+            raise DataError(f"folder '{folder}'", f"cannot be written ({error.strerror})", fix="choose another") from None
         return folder
 
 
@@ -301,7 +303,7 @@ def _interval(results: Mapping[Place, Result], task: Task, truth: Cells, target:
 
     if not parts:
         return math.nan, math.nan
-    low, high = bootstrap(mean, len(rows), draws)
+    low, high = bootstrap(mean, len(rows), affordable(task, draws, sum(len(where) for where, _ in parts)))
     shift = score - once(mean, len(rows))  # not 0 where calibrated answers score otherwise than the answers did
     return low + shift, high + shift
 

@@ -32,9 +32,6 @@ class Column:
         """The columns of the table this one is made from."""
         return self.sources or (self.name,)
 
-    def with_options(self, **options: Any) -> "Column":
-        return replace(self, options={**self.options, **options})
-
 
 @dataclass(frozen=True, slots=True)
 class Window:

@@ -34,7 +34,7 @@ def evaluate(task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: 
     for name, figure in figures(task, out, truth).items():
         value = once(figure, rows) if only in ("", name) else np.nan
         if np.isfinite(value):
-            low, high = bootstrap(figure, rows, _affordable(task, draws, rows), seed)
+            low, high = bootstrap(figure, rows, affordable(task, draws, rows), seed)
             found[name] = {"value": value} | ({"low": low, "high": high} if np.isfinite(low) else {})
     return found
 
@@ -63,11 +63,11 @@ def difference(task: Task, first: Tensor, second: Tensor, truth: Cells, *, draws
     def gain(counts: np.ndarray) -> np.ndarray:
         return sign * (ours(counts) - theirs(counts))
 
-    low, high = bootstrap(gain, rows, _affordable(task, draws, rows), seed)
+    low, high = bootstrap(gain, rows, affordable(task, draws, rows), seed)
     return {"metric": task.metric, "value": once(gain, rows), "low": low, "high": high}
 
 
-def _affordable(task: Task, draws: int, rows: int) -> int:
+def affordable(task: Task, draws: int, rows: int) -> int:
     """Fewer draws on many rows, and for a task that can only score whole sets of rows."""
     most = _COUNTS // max(rows, 1) if hasattr(task, "figures") else 0
     return min(draws, max(most, _FEWEST_DRAWS))

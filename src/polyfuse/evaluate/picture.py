@@ -1,5 +1,6 @@
-"""Curves as pictures: of robustness, a panel a kind and a line a view, and of learning, a line a view."""
+"""Pictures: curves of robustness, a panel a kind and a line a view; of learning, a line a view; a comparison, a row a method."""
 
+import warnings
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,9 @@ _TITLES = {
 
 def draw(found: "Robustness", path: Path) -> None:
     """Write a PNG: score against rate, intervals shaded, the naive score dotted, pairs of views thinner."""
-    import warnings
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     kinds = list(dict.fromkeys(c.kind for c in found.curves))
     family = _family()
-    figure = Figure(figsize=(3.6 * len(kinds) + 2.6, 3.9), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(3.6 * len(kinds) + 2.6, 3.9)
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     lines: dict[str, Any] = {}
     for ax, kind in zip(axes, kinds):
@@ -52,16 +47,12 @@ def draw(found: "Robustness", path: Path) -> None:
         ax.set_title(_TITLES[kind][0], fontsize=11)
         ax.set_xlabel(_TITLES[kind][1])
         ax.xaxis.set_major_formatter(lambda rate, _: f"{rate:.0%}")
-        ax.grid(color="0.9", linewidth=0.8)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
+        _tidy(ax)
     axes[0].set_ylabel(f"{found.metric} of {_label(found.target)}{'' if found.higher else ' (less is better)'}", family=family)
     last = sorted(lines, key=lambda name: (lines[name].get_linestyle() == ":", lines[name].get_linewidth() == 1.0))
     text = {"family": family, "size": 9}
     figure.legend([lines[n] for n in last], last, loc="outside right upper", frameon=False, prop=text, handlelength=3)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script without a font here is shown as boxes
-        figure.savefig(path, format="png")
+    _save(figure, path)
 
 
 def draw_learning(card: dict[str, Any], path: Path) -> None:
@@ -70,16 +61,11 @@ def draw_learning(card: dict[str, Any], path: Path) -> None:
     Args:
         card: of a bundle, with "alone" and "history".
     """
-    import warnings
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     found, history, nan = card["alone"], card["history"], float("nan")
     family = _family()
-    figure = Figure(figsize=(7.2, 3.9), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7.2, 3.9)
     ax = figure.subplots()
     epochs = [entry["epoch"] + 1 for entry in history]
     whole = [entry.get(f"{found['target']} {found['metric']}", nan) for entry in history]
@@ -96,27 +82,17 @@ def draw_learning(card: dict[str, Any], path: Path) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel(f"{found['metric']} of {_label(found['target'])}", family=family)
     ax.set_title("How fast each view learns, on held-out rows", fontsize=11)
-    ax.grid(color="0.9", linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    _tidy(ax)
     text = {"family": family, "size": 9}
     figure.legend(list(lines.values()), list(lines), loc="outside right upper", frameon=False, prop=text, handlelength=3)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(path, format="png")
+    _save(figure, path)
 
 
 def draw_comparison(found: Any, path: Path) -> None:
     """Write a PNG of a `Comparison`: every method's score with its interval, best on top; a line at the best single view."""
-    import warnings
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [r for r in found.rows if r.runs][::-1]
     family = _family()
-    figure = Figure(figsize=(7.2, 1.4 + 0.27 * max(len(rows), 3)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7.2, 1.4 + 0.27 * max(len(rows), 3))
     ax = figure.subplots()
     single = found.best_single
     if single is not None:
@@ -136,13 +112,32 @@ def draw_comparison(found: Any, path: Path) -> None:
     ax.set_xlabel(
         f"{found.metric} of {_label(found.target)}{'' if found.higher else ' (less is better)'}, 95 % interval over rows", family=family
     )
-    ax.grid(color="0.9", linewidth=0.8, axis="x")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    _tidy(ax, axis="x")
     if rows:
         figure.legend(loc="outside upper right", ncols=4, frameon=False, prop={"family": family, "size": 9})
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure, in inches, with a canvas that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(ax: Any, axis: str = "both") -> None:
+    """Faint lines behind the curves, no box around them."""
+    ax.grid(color="0.9", linewidth=0.8, axis=axis)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Any, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script without a font here is shown as boxes
         figure.savefig(path, format="png")
 
 

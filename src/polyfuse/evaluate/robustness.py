@@ -1,5 +1,6 @@
 """How a score falls as cells go missing, get noisy or are mixed up: per view and per pair of views."""
 
+import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,8 +124,6 @@ class Robustness:
 
     def write(self, folder: str | Path) -> Path:
         """Write curves.csv, robustness.json and robustness.png into a folder, which is made where it is not."""
-        import csv
-
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """How something is fitted: the network, by gradient."""
 
-from .features import features_of, with_features, with_stored
+from .features import features_of, with_stored
 from .modality import shown, some
 from .net import Interrupted, Training, outputs, train
 from .options import TrainOptions
@@ -14,6 +14,5 @@ __all__ = [
     "shown",
     "some",
     "train",
-    "with_features",
     "with_stored",
 ]

@@ -80,7 +80,7 @@ class Ogm(Balance):
     def listen(self) -> None:
         for views in self.heads.last.values():
             for span, (losses, _) in views.items():
-                found = [float(torch.exp(-losses.double()).sum()), float(len(losses))]
+                found = [float(torch.exp(-losses.cpu().double()).sum()), float(len(losses))]  # not every device has doubles
                 self._sums[self.spans.index(span)] += torch.tensor(found, dtype=torch.float64)
 
     @contextmanager
@@ -144,7 +144,7 @@ class Blend(Balance):
             found = [(FUSED, task.row_losses(outs[t], batch.cells[t])[0]) for t, task in labelled]
             found += [(span, losses) for views in self.heads.per_view(encoded, batch).values() for span, (losses, _) in views.items()]
             for name, losses in found:
-                both = torch.tensor([float(losses.double().sum()), float(len(losses))], dtype=torch.float64)
+                both = torch.tensor([float(losses.cpu().double().sum()), float(len(losses))], dtype=torch.float64)
                 sums[name] = sums.get(name, 0.0) + both  # type: ignore[operator]
         return {name: float(s / n) for name, (s, n) in sums.items() if n}
 

@@ -60,6 +60,7 @@ class _Run:
     steps: int = 0
     changed_at: int = -1
     best: float = -math.inf
+    best_loss: float = math.inf
     best_epoch: int = 0
     loss: float = 0.0
     seconds: float = 0.0
@@ -237,12 +238,13 @@ class _Loop:
         self.wrapped.train()
         for group in self.optimizer.param_groups:
             group["lr"] = o.rate * group.get("pace", 1.0) * _schedule(run.step, run.steps, o.warmup)
+        pieces = min(o.accumulate, max(len(rows) // world, 1))  # as many in every process, or they would wait for each other for ever
         if world > 1:
             share = np.array_split(rows, world)[self.accelerator.process_index]
             rows = share if len(share) else rows[:1]
         total, weights = 0.0, self.balance.weights(self.loss_weights)
         self.optimizer.zero_grad()
-        for piece in np.array_split(rows, min(o.accumulate, len(rows))):
+        for piece in np.array_split(rows, pieces):
             batch = self.data.batch(piece, (self.seed, epoch), **self.hiding).to(self.accelerator.device)
             with self.accelerator.autocast():
                 outs, losses = self.wrapped(batch)
@@ -278,8 +280,10 @@ class _Loop:
             self.balance.end_epoch(self.data, self.rows, self.held, epoch, self.options.epochs, self.accelerator.device)
             if not math.isfinite(score):
                 score = -math.inf
-            if score > run.best or not self.best:
-                run.best, run.best_epoch = score, epoch
+            loss = entry.get("held_loss", entry["loss"])
+            # a figure such as an accuracy of 1 repeats from epoch to epoch: the loss still tells which of them knows more
+            if score > run.best or (score == run.best and loss < run.best_loss) or not self.best:
+                run.best, run.best_loss, run.best_epoch = score, loss, epoch
                 self.best = {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()}
         run.history.append(entry)
         return entry
@@ -389,9 +393,12 @@ def _calibrate(model: Model, data: Dataset, held: np.ndarray) -> None:
 def _fit_decision(model: Model, data: Dataset, held: np.ndarray) -> None:
     """At decision level: temper each view's head, then fit what combines them."""
     model.eval()
-    fused = [model.fusion(model.encode(data.batch(held[at : at + 128]))) for at in range(0, len(held), 128)]
-    present = torch.cat([tokens.present(model.fusion.views) for tokens in fused])
-    each = [model.each(tokens) for tokens in fused]
+    each, here = [], []
+    for at in range(0, len(held), 128):
+        fused = model.fusion(model.encode(data.batch(held[at : at + 128])))
+        each.append(model.each(fused))
+        here.append(fused.present(model.fusion.views))
+    present = torch.cat(here)
     for target, task, heads in zip(model.targets, model.tasks, model.heads):
         outs, truth = torch.cat([out[target] for out in each]).float(), data.targets[target].cells(held)
         for v, head in enumerate(heads):

@@ -8,6 +8,8 @@ from .balance import TARGETS
 from .modality import BALANCES
 
 _CHOICES = {"precision": ("no", "bf16", "fp16"), "balance": BALANCES, "targets": TARGETS}
+_SHARES = ("warmup", "drop", "absent_share", "average")
+_LEAST = {"accumulate": 1}
 
 
 @dataclass
@@ -64,7 +66,10 @@ class TrainOptions:
                     raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected=f"one of {', '.join(known)}", fix=fix)
             elif not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or not math.isfinite(value):
                 raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected="a number that is not negative")
-            elif f.name in ("drop", "absent_share") and value > 1:
+            elif f.type is int and (not isinstance(value, int) or value < _LEAST.get(f.name, 0)):
+                whole = f"a whole number from {_LEAST.get(f.name, 0)} on"
+                raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected=whole)
+            elif f.name in _SHARES and value > 1:
                 raise RecipeError(f"option 'train.{f.name}'", f"is {value!r}", expected="a share from 0 to 1")
 
     def for_rows(self, count: int) -> "TrainOptions":

@@ -20,7 +20,7 @@ class Heads(Objective):
     little; the gain is with targets that each view tells in part.
 
     Source: auxiliary heads after Lee et al. 2015, "Deeply-Supervised Nets", eq. 3; per modality as in Wang et al. 2020,
-    "What Makes Training Multi-modal Classification Networks Hard?", eq. 3 with equal weights. A view's loss is the task's,
+    "What Makes Training Multi-modal Classification Networks Hard?", their blend with equal weights. A view's loss is the task's,
     over the labelled rows that have the view; theirs is averaged over views, then over targets.
 
     Shapes:

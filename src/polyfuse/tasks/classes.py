@@ -59,7 +59,7 @@ class _Classes(Task):
         return self.head(tokens.row)
 
     def tempered(self, out: Tensor) -> Tensor:
-        return out / self.temperature.to(out.dtype)
+        return out / self.temperature.to(out)  # answers are gathered on the processor, the task may be elsewhere
 
     def constant(self, rows: int) -> Tensor:
         """The best answer that looks at no input: each class's or label's share of the training rows, as out [rows, C]."""
