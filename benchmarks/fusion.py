@@ -7,6 +7,7 @@ there is left out and said so.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -97,13 +98,15 @@ def leaf100(report: Report, given: argparse.Namespace) -> None:
     """Trained on complete rows; in every test row one view of the four, drawn at random, is absent."""
     the, folder = SETS["leaf100"], given.data / "leaf100"
     seeds = 1 if given.quick else given.seeds
-    for drop in (0.1, 0.0):
+    for drop in (0.4, 0.0):
         whole, lacking = [], []
-        for seed in range(seeds):
+        for seed in range(seeds if drop else 1):
             bundle = pf.fit(
                 folder / "train.csv",
                 schema=pf.Schema(the.columns),
                 val=folder / "val.csv",
+                fusion="add",
+                objectives={"heads": 1.0},  # else the textures are so telling that the picture is never learned
                 seed=seed,
                 set={"train.drop": drop, **({"train.epochs": 2} if given.quick else {})},
             )
@@ -113,7 +116,7 @@ def leaf100(report: Report, given: argparse.Namespace) -> None:
             print(f"leaf100, drop {drop}, seed {seed}: {whole[-1]:.4f} whole, {lacking[-1]:.4f} with one view absent", flush=True)
         told = "with modality dropout" if drop else "without it"
         lost = [100 * (a - b) for a, b in zip(whole, lacking)]
-        figure = f"leaf100, one view of four absent: points lost {told}, {seeds} seeds"
+        figure = f"leaf100, one view of four absent: points lost {told}, {len(lost)} seeds"
         report.add(figure, *mean(lost), "points", at_most=3.0 if drop else None)
 
 
@@ -196,7 +199,8 @@ def false(report: Report, given: argparse.Namespace) -> None:
             size="s",
             set={"train.epochs": 3},
         )
-        differ += (found["copy"].p_baseline or 1.0) < 0.05
+        p = found["copy"].p_baseline
+        differ += p is not None and p < 0.05
     report.add(f"two copies of one method said to differ, {tables} tables", 100 * differ / tables, 0.0, "%", at_most=5.0)
 
 
@@ -208,7 +212,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report, argparse.Namespace], None]]] = 
     "match": ("moving_digits_av", match),
     "digits": ("moving_digits_av", digits),
     "av_digits": ("av_digits", of_real("av_digits", ("concat", "decision-mean"), 0.875)),
-    "easy_vqa": ("easy_vqa", of_real("easy_vqa", ("multiply", "concat", "attention", "decision-mean"), 0.995)),
+    "easy_vqa": ("easy_vqa", of_real("easy_vqa", ("multiply", "concat", "decision-mean"), 0.995)),
     "leaf100": ("leaf100", leaf100),
     "harness": ("av_digits", harness),
     "false": ("", false),
@@ -225,8 +229,6 @@ def main() -> None:
     given = arguments(__doc__, _more)
     report = Report(__file__, given.quick)
     with tempfile.TemporaryDirectory() as cache:
-        import os
-
         os.environ.setdefault("POLYFUSE_CACHE", cache)
         for name in given.only:
             needs, section = SECTIONS[name]
