@@ -246,7 +246,9 @@ class Bundle:
             lost = [r for r in column.reads if r not in table.names]
             if lost:
                 hint = did_you_mean(lost[0], table.names)
-                notes.append(f"column '{lost[0]}' is not in {table.name}: missing in every row" + (f" ({hint})" if hint else ""))
+                told = f"column '{lost[0]}'" + (f" and {len(lost) - 1} more of '{column.name}'" if len(lost) > 1 else "")
+                verb = "are" if len(lost) > 1 else "is"
+                notes.append(f"{told} {verb} not in {table.name}: missing in every row" + (f" ({hint})" if hint else ""))
         return notes
 
     def _carried(self, table: Table) -> dict[str, list[Any]]:

@@ -50,7 +50,7 @@ def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
         "model": {
             "fusion": run.recipe["fusion"]["name"],
             "encoders": {v: e.name for v, e in zip(bundle.model.views, bundle.model.encoders)},
-            "parameters": sum(p.numel() for p in bundle.model.parameters()),
+            "parameters": bundle.model.size,
         },
         "versions": {
             "polyfuse": __version__,

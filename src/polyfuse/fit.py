@@ -21,7 +21,7 @@ from .core import DataError, RecipeError, Schema
 from .core.progress import Progress
 from .data import Store, Table, read
 from .learners import Interrupted, TrainOptions, train
-from .ready import Run, announce, find_schema, make_ready, new_bundle
+from .ready import Run, announce, find_schema, first_of, make_ready, new_bundle
 from .recipe import parse_objectives, parse_settings, resolve
 from .tracking import tracker
 
@@ -129,7 +129,7 @@ def fit(
                 task=task,
                 absent=absent or (),
                 objectives=parse_objectives(objectives),
-                main=main,
+                main=main or first_of(target),
             )
         # a fusion at feature level has rewritten the schema
         run = Run(

@@ -74,6 +74,12 @@ class Model(nn.Module):
         self.objective_weights = {name: options["weight"] for name, options in (objectives or {}).items()}
 
     @property
+    def size(self) -> int:
+        """Parameters that have a part in answers: those of objectives, and at decision level of the joint heads, have none."""
+        idle: list[nn.Module] = [self.objectives, *(self.tasks if self.decides else ())]
+        return sum(p.numel() for p in self.parameters()) - sum(p.numel() for part in idle for p in part.parameters())
+
+    @property
     def decides(self) -> bool:
         """Whether fusion is at decision level."""
         return isinstance(self.fusion, Decision)

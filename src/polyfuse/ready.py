@@ -113,6 +113,9 @@ def find_schema(
         made = looked.schema
         for line in looked.lines():
             progress.say(line)
+        for column in looked.columns:
+            if column.role == "ignore" and column.refused:
+                progress.say(f"warning: '{column.name}' is left out: {column.refused} of its cells cannot be read", "yellow")
     if not made.having("target"):
         raise RecipeError("schema", "has no target", fix='give one column the role "target", or --target NAME')
     if not made.having("input"):
@@ -120,6 +123,11 @@ def find_schema(
             "schema", "has no input column", fix="`polyfuse look` says why each was left out; overrule with --column NAME=MODALITY"
         )
     return made
+
+
+def first_of(target: str | list[str] | None) -> str | None:
+    """The first target in the order in which they were named, whatever their order in the table; it is the main one."""
+    return target[0] if isinstance(target, list) and target else target or None  # type: ignore[return-value]
 
 
 def make_ready(run: Run, val_table: Table | None = None, *, whole: bool = False) -> Ready:
@@ -268,6 +276,8 @@ def announce(run: Run, rows: np.ndarray, held: np.ndarray) -> None:
     for column in run.schema.having("target"):
         say(f"target '{column.name}': {run.recipe['parts'][column.name]['task']}")
     say(f"{len(rows)} rows to train on, {len(held)} held out ({run.split})")
+    if not len(held):
+        say("warning: no row could be held out, so no epoch is chosen and no score is known: label more rows, or give --val", "yellow")
     for name, bad in run.refused.items():
         if bad:
             say(f"refused: {len(bad)} cells of '{name}', e.g. {next(iter(bad.values()))}", "yellow")

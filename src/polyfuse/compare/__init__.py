@@ -15,7 +15,7 @@ from ..core import fusions as registered
 from ..core.progress import Progress
 from ..data import Fold, Splitter, Store, read, windows
 from ..fit import alone, fingerprint, scratch_folder, seconds
-from ..ready import Ready, Run, find_schema, make_ready
+from ..ready import Ready, Run, find_schema, first_of, make_ready
 from ..recipe import parse_objectives, parse_settings, resolve
 from . import runs
 from .match import Match
@@ -94,6 +94,8 @@ def compare(
     started, budget_s = clock.monotonic(), seconds(time)
     progress = Progress(quiet)
     _check(seeds, folds, encoders)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError("compare", "runs in one process", fix="start it without torchrun or accelerate launch")
     if threads:
         torch.set_num_threads(threads)
     with scratch_folder() as folder, alone(out):
@@ -105,7 +107,9 @@ def compare(
 
         def ready_at(fusion: str) -> Ready:
             beside = parse_objectives(objectives)
-            recipe = resolve(found, fusion=fusion, size=size, seed=0, settings=settings, task=task, main=main, objectives=beside)
+            recipe = resolve(
+                found, fusion=fusion, size=size, seed=0, settings=settings, task=task, main=main or first_of(target), objectives=beside
+            )
             workers = threads or os.cpu_count() or 1
             run = Run(Schema.from_json(recipe["schema"]), recipe, table, progress, Store(), workers, max_refused, allow_outside)
             return make_ready(run, whole=True)
@@ -120,8 +124,9 @@ def compare(
         bench = runs.Bench({"representation": ready}, ready.run.recipe["main"], device)
         if any(m.level == "feature" for m in wanted):
             bench.ready["feature"] = ready_at("early")
-        cut, split = _folds(ready, seeds, folds)
-        notes = _told(ready, cut)
+        again = "Folds by time are the same for every seed: one is used." if seeds > 1 and ready.run.schema.having("time") else ""
+        cut, split = _folds(ready, 1 if again else seeds, folds)
+        notes = _told(ready, cut) + [again] * bool(again)
         for note in notes:
             progress.say(f"note: {note}", "yellow")
         bench.store_frozen()
@@ -173,7 +178,9 @@ def _folds(ready: Ready, seeds: int, folds: int) -> tuple[dict[Place, Fold], str
             made[seed, number] = Fold(*kept)
     for (_, number), fold in made.items():
         if min(map(len, (fold.train, fold.held, fold.test))) < 1:
-            raise DataError(run.table.name, f"leaves fold {number + 1} without rows to learn from or to test on", fix="fewer folds")
+            raise DataError(
+                run.table.name, f"leaves fold {number + 1} without rows to learn from or to test on", fix="more rows, or fewer folds"
+            )
     return made, told
 
 
@@ -224,13 +231,14 @@ def _possible(bench: runs.Bench, wanted: list[Method], fold: Fold, progress: Pro
     kept = []
     for method in wanted:
         try:
-            bench.bundle(method, fold, 0)
-            kept.append(method)
+            bundle, _ = bench.bundle(method, fold, 0)
+            kept.append((bundle.model.size, method))
         except RecipeError as error:
             if strict:
                 raise
             progress.say(f"note: left out: {error}", "yellow")
-    return kept
+    # of all, the baseline and the small ones come first: they are there when the time is short
+    return [m for _, m in (kept if strict else sorted(kept, key=lambda k: (k[1].name != BASELINE, k[0])))]
 
 
 def _claim(folder: Path, mark: str, overwrite: bool) -> None:

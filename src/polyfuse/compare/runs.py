@@ -36,8 +36,9 @@ class Result:
     Attributes:
         score: of the main target, by its task's metric, as the metric points.
         metrics: {target: {metric: value}} on the fold's test rows.
-        rows: [n] the test rows; outs {target: [n, ...]} what was answered, tempered.
+        rows: [n] the test rows; outs {target: [n, ...]} what was answered, tempered, until it is written.
         about: seconds of training, parameters, latency_ms, robustness, and run_s, seconds of all of it.
+        file: where it is written; a comparison has more answers than memory should hold.
     """
 
     score: float
@@ -45,6 +46,14 @@ class Result:
     rows: np.ndarray
     outs: dict[str, Tensor]
     about: dict[str, float]
+    file: Path | None = None
+
+    def out(self, target: str) -> Tensor:
+        """[n, ...] what was answered."""
+        if self.file is None:
+            return self.outs[target]
+        with safe_open(self.file, "pt") as file:
+            return file.get_tensor(f"out/{target}")
 
 
 @dataclass
@@ -132,7 +141,7 @@ class Bench:
         begun = time.monotonic()
         bundle, data = self.bundle(method, fold, seed, lent)
         recipe, model = bundle.recipe, bundle.model
-        parameters = sum(p.numel() for p in model.parameters())
+        parameters = model.size
         done = train(
             model,
             data,
@@ -200,7 +209,7 @@ def file_of(folder: Path, method: Method, seed: int, fold: int) -> Path:
 
 
 def write(path: Path, method: Method, result: Result) -> None:
-    """One safetensors file: the outs, and everything else in its header."""
+    """One safetensors file: the outs, which leave memory then, and everything else in its header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {"method": _mark(method), "score": result.score, "metrics": result.metrics, "about": result.about}
     tensors = {f"out/{t}": o.detach().cpu().float().contiguous() for t, o in result.outs.items()}
@@ -210,6 +219,7 @@ def write(path: Path, method: Method, result: Result) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    result.outs, result.file = {}, path
 
 
 def read(path: Path, method: Method) -> Result | None:
@@ -219,13 +229,12 @@ def read(path: Path, method: Method) -> Result | None:
     try:
         with safe_open(path, "pt") as file:
             head = json.loads(file.metadata()["run"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            rows = file.get_tensor("rows").numpy()
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
     if head.get("method") != _mark(method):
         return None
-    outs = {key.removeprefix("out/"): value for key, value in tensors.items() if key.startswith("out/")}
-    return Result(head["score"], head["metrics"], tensors["rows"].numpy(), outs, head["about"])
+    return Result(head["score"], head["metrics"], rows, {}, head["about"], path)
 
 
 def _mark(method: Method) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+_FEW = 5  # equal differences that prove nothing
 _STEPS = 20_001  # of the quadrature under Student's t; its error is far below what a p-value is read to
 
 
@@ -45,8 +46,8 @@ def corrected_t(differences: np.ndarray, test_share: float, grain: float = 0.0) 
         return Paired(float(differences.mean()) if count else math.nan, -math.inf, math.inf, 1.0)
     mean, variance = float(differences.mean()), max(float(differences.var(ddof=1)), grain**2)
     error = math.sqrt((1 / count + test_share) * variance)
-    if error <= 1e-12 * abs(mean) or mean == error == 0:  # the same difference on every fold
-        return Paired(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    if error <= 1e-12 * abs(mean) or mean == error == 0:  # the same difference on every fold: of a few it is chance
+        return Paired(mean, mean, mean, 1.0 if mean == 0 or count < _FEW else 0.0)
     half = t_quantile(0.975, count - 1) * error
     return Paired(mean, mean - half, mean + half, min(1.0, 2 * t_above(abs(mean) / error, count - 1)))
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Cells, Task
+from ..core import Cells, RecipeError, Task
 from ..core.progress import Progress
 from ..data import Dataset, orders
 from ..model import Model
@@ -278,6 +278,9 @@ class _Loop:
             else:
                 score = -entry["loss"]
             self.balance.end_epoch(self.data, self.rows, self.held, epoch, self.options.epochs, self.accelerator.device)
+            if not math.isfinite(entry["loss"]) or not math.isfinite(entry.get("held_loss", 0.0)):
+                what = f"diverged: the loss is not a number in epoch {epoch + 1}"
+                raise RecipeError("training", what, fix="lower --set train.rate, or correct outliers")
             if not math.isfinite(score):
                 score = -math.inf
             loss = entry.get("held_loss", entry["loss"])
