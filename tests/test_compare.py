@@ -486,7 +486,7 @@ def test_what_the_verdict_says():
     assert told[0].startswith("No gain from fusing is shown for 'y': concat") and told[0].endswith("p = 1.000.")
     assert told[1] == "concat is better than every other method that has all its runs."
     _, told = planted({"a alone": [0.8], "concat": [0.9]}, folds=1)
-    assert told[0].startswith("One run cannot tell")
+    assert told[0].startswith("One run a method cannot tell")
     _, told = planted({"a alone": 0.8 + WOBBLE, "concat": (0.8 + WOBBLE)[:2], "sum": []})
     assert told == ["No verdict on 'y' yet: no fusion has all its runs. Give it more time, or fewer seeds, folds or fusions."]
     _, told = planted({"a alone": 0.8 + WOBBLE, "concat": 0.8 + WOBBLE, "sum": [0.99], "max": []})

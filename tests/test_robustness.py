@@ -318,7 +318,7 @@ def test_fewer_rows_and_one_view(tiny):
     assert [c.views for c in tiny.bundle.robustness(tiny.rows, rates=[0.5], views=["note"], draws=0, kinds=["swap"]).curves] == [("note",)]
     found = tiny.bundle.robustness([{k: v for k, v in r.items() if k != "trace"} for r in tiny.rows], rates=[0.5], draws=0)
     assert any("'trace' is not in" in note for note in found.notes)
-    assert len({v for c in found.curves if c.views == ("trace",) for v in c.values}) == 1
+    assert not [c for c in found.curves if "trace" in c.views]  # what is nowhere can be harmed no further
 
 
 def test_files_and_picture(tiny, tmp_path):

@@ -23,11 +23,11 @@ from .core import Batch, BundleError, Cells, Codec, Column, DataError, RecipeErr
 from .data import Opener, Table, read, windows
 from .data.cells import raw_values
 from .data.rows import assemble, raw_of, truth
-from .evaluate import Robustness, curves
+from .evaluate import RATES, Robustness, checked_rates, curves
 from .evaluate import evaluate as score
 from .evaluate.picture import draw_learning
 from .evaluate.robustness import Batches
-from .model import Model, views_of
+from .model import Model, members_of, views_of
 from .predictions import Predictions
 
 FORMAT = 1
@@ -124,7 +124,7 @@ class Bundle:
                 raise DataError(f"target '{target}'", f"has no readable label in {table.name}", fix="evaluate needs labelled rows")
             metrics[target] = score(task, outs[target], truths[target])
             reports[target] = task.report(outs[target], truths[target])
-        return {"metrics": metrics, "report": reports, "rows": count, "refused": refused, "notes": self._notes(table)}
+        return {"metrics": metrics, "report": reports, "rows": count, "refused": refused, "notes": self._notes(table) + _unseen(truths)}
 
     def robustness(
         self,
@@ -147,7 +147,11 @@ class Bundle:
             most: rows that are used, drawn at random; 0 = all. The intervals say what fewer cost.
             **options: kinds, rates, views, pairs, draws and progress, as `polyfuse.evaluate.curves` has them.
         """
+        checked_rates(options.get("rates", RATES))  # before a long table is read
+        if seed < 0:
+            raise RecipeError(f"--seed {seed}", "is negative", expected="0 or more")
         target, table = target or self.recipe.get("main") or self.targets[0], read(rows, base=Path(base) if base else None)
+        options["views"] = self._there(table, options.get("views"))
         found = []
         for bundle in (self,) if against is None else (self, against):
             if target not in bundle.targets:
@@ -159,6 +163,15 @@ class Bundle:
             found.append(curves(bundle.model, bundle.views, batches, target, seed=seed, steps=steps, **options))
         found[0].notes += self._notes(table)
         return found[0] if against is None else found[0].over(found[1])
+
+    def _there(self, table: Table, wanted: Sequence[str] | None) -> list[str]:
+        """The views a table has a column of, of these or of all: one that is nowhere can be harmed no further."""
+        there = [v for v, c in self.views.items() if any(r in table.names for m in members_of(c) for r in self.schema[m].reads)]
+        lacking = [v for v in wanted or () if v in self.views and v not in there]
+        if lacking or not there:
+            what = f"has no column of view '{lacking[0]}'" if lacking else "has no column of any view"
+            raise DataError(table.name, what, expected=f"columns of {', '.join(self.views)}")
+        return list(wanted or there)
 
     @torch.inference_mode()
     def outputs(self, table: Table, allow_outside: bool = False) -> tuple[dict[str, Tensor], dict[str, Cells], dict[str, int], int]:
@@ -408,3 +421,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BundleError(f"file '{path}'", "holds no JSON object", fix="copy the bundle again, or fit again")
     return data
+
+
+def _unseen(truths: dict[str, Cells]) -> list[str]:
+    """A note on labels that no training row had: every answer to them is wrong."""
+    counts = {t: int((cells.x["index"] == 0).sum()) for t, cells in truths.items() if "index" in cells.x}
+    return [f"{n} labels of '{t}' are classes that training never saw: they count as wrong" for t, n in counts.items() if n]

@@ -76,7 +76,7 @@ class Model(nn.Module):
     @property
     def size(self) -> int:
         """Parameters that have a part in answers: those of objectives, and at decision level of the joint heads, have none."""
-        idle: list[nn.Module] = [self.objectives, *(self.tasks if self.decides else ())]
+        idle: list[Any] = [self.objectives, *(self.tasks if self.decides else ())]
         return sum(p.numel() for p in self.parameters()) - sum(p.numel() for part in idle for p in part.parameters())
 
     @property

@@ -83,6 +83,8 @@ def resolve(
     """
     if size not in WIDTHS:
         raise RecipeError(f"size '{size}'", "unknown", expected=f"one of {', '.join(WIDTHS)}")
+    if not isinstance(seed, int) or seed < 0:
+        raise RecipeError(f"--seed {seed}", "is no seed", expected="a whole number from 0 on")
     if fusions.get(fusion).level == "feature":
         schema = at_feature_level(schema)
     inputs, targets = schema.having("input"), schema.having("target")

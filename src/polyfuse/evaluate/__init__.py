@@ -2,6 +2,6 @@
 
 from .learning import knowledge, told
 from .metrics import difference, evaluate, naive
-from .robustness import KINDS, RATES, Robustness, curves, relative
+from .robustness import KINDS, RATES, Robustness, checked_rates, curves, relative
 
-__all__ = ["KINDS", "RATES", "Robustness", "curves", "difference", "evaluate", "knowledge", "naive", "relative", "told"]
+__all__ = ["KINDS", "RATES", "Robustness", "checked_rates", "curves", "difference", "evaluate", "knowledge", "naive", "relative", "told"]
