@@ -347,11 +347,23 @@ def test_the_main_target_chooses_the_checkpoint_and_is_named():
     for bundle, metric, sign in ((first, "kind roc_auc", 1), (named, "size rmse", -1)):
         history = bundle.card["history"]
         assert [e["score"] for e in history] == [sign * e[metric] for e in history]
-        assert bundle.card["best_epoch"] == max(history, key=lambda e: e["score"])["epoch"]
+        assert bundle.card["best_epoch"] == max(history, key=lambda e: (e["score"], -e["held_loss"]))["epoch"]
     assert set(named.card["metrics"]) == {"kind", "size"} and named.card["main"] == "size"
     assert [("(main)" in line) for line in summary(named.card) if line.startswith("held-out rows, '")][:2] == [False, True]
     again = pf.fit(rows, recipe=named.recipe)
     assert same(named, again)
+
+
+def test_the_first_target_named_is_the_main_one_wherever_it_stands_in_the_table():
+    rows = table()
+    assert list(rows[0]).index("kind") < list(rows[0]).index("size")
+    bundle = pf.fit(rows, ["size", "kind"], size="s", set={"train.epochs": 1})
+    assert bundle.recipe["main"] == "size"
+
+
+def test_a_training_that_diverges_is_an_error_not_a_bundle():
+    with pytest.raises(pf.RecipeError, match="diverged.*lower --set train.rate"):
+        ran(table(), set={"train.rate": 1e12, "train.epochs": 2, "train.clip": 0, "train.average": 0})
 
 
 def test_wrong_values_are_told():

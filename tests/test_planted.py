@@ -210,7 +210,8 @@ def test_parameters_are_as_many_as_the_cost_says(name, views, width):
 def test_every_part_is_counted_or_says_why_not(noun):
     listed = list_parts(noun)
     assert list(listed) == [noun] and [e["name"] for e in listed[noun]] == contract.REGISTRIES[noun].names()
-    for entry in listed[noun]:
+    own = [e for e in listed[noun] if contract.REGISTRIES[noun].get(e["name"]).__module__.startswith("polyfuse.")]
+    for entry in own:  # a plugin that another test has loaded may be terser
         assert entry["summary"] and isinstance(entry["options"], dict)
         assert (entry["parameters"] is None) != (entry["uncounted"] is None), entry["name"]
         assert entry["cost"] or noun == "modalities", f"'{entry['name']}' does not say its cost"

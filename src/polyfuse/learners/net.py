@@ -272,15 +272,14 @@ class _Loop:
                 watch = Watch(self.model, self.data, self.main)
                 figures = validate(self.model, self.data, self.held, self.accelerator.device, self.main, watch)
                 entry |= figures
+                self._check(entry)
                 score = figures["score"]
                 if lone := watch.scores():
                     entry["alone"] = lone
             else:
+                self._check(entry)
                 score = -entry["loss"]
             self.balance.end_epoch(self.data, self.rows, self.held, epoch, self.options.epochs, self.accelerator.device)
-            if not math.isfinite(entry["loss"]) or not math.isfinite(entry.get("held_loss", 0.0)):
-                what = f"diverged: the loss is not a number in epoch {epoch + 1}"
-                raise RecipeError("training", what, fix="lower --set train.rate, or correct outliers")
             if not math.isfinite(score):
                 score = -math.inf
             loss = entry.get("held_loss", entry["loss"])
@@ -290,6 +289,11 @@ class _Loop:
                 self.best = {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()}
         run.history.append(entry)
         return entry
+
+    def _check(self, entry: dict[str, Any]) -> None:
+        if not (math.isfinite(entry["loss"]) and math.isfinite(entry.get("held_loss", 0.0))):
+            what = f"diverged: the loss is not a number in epoch {entry['epoch'] + 1}"
+            raise RecipeError("training", what, fix="lower --set train.rate, or correct outliers")
 
     def save(self, folder: Path, progress: Progress) -> None:
         weights = self.model.state_dict() | {f"average/{k}": v for k, v in self.average.weights.items()}
@@ -369,6 +373,8 @@ def validate(model: Model, data: Dataset, rows: np.ndarray, device: Any, main: s
         if not len(truth[target].rows):
             continue
         loss += float(task.loss(outs[target].to(device), truth[target].to(device)))
+        if not math.isfinite(loss):
+            return {"held_loss": loss, "score": -math.inf}  # what is not a number has no metrics
         value = task.scores(outs[target], truth[target]).get(task.metric, math.nan)
         figures[f"{target} {task.metric}"] = value
         scores[target] = _oriented(task, value)
