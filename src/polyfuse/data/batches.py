@@ -36,20 +36,19 @@ class Dataset:
         return full if rows is None else full[rows]
 
     def drop_rates(self, rows: np.ndarray, held: np.ndarray, drop: float) -> dict[str, float]:
-        """{view: chance to hide it from a training row that has it}, so that it is seen as absent in a share `drop` of the rows.
+        """{view: chance to hide it from a training row that has it}: `drop`, or more where the rows it is judged on lack it more often.
 
-        The cells that a table lacks by itself count: what the training rows `rows` lack already is not hidden once more,
-        and where the validation rows `held` lack a view more often than `drop`, training sees as much (at most 0.9) of that.
-        A view lacking in a share m of the training rows is hidden with chance max(0, (drop - m) / (1 - m)).
+        With a share m of the training rows and h of the held-out rows `held` lacking a view, it is hidden with chance
+        max(drop, (h - m) / (1 - m)), so that training sees it absent at least as often as those do (h counts as at most 0.9).
+        What a table lacks by itself takes nothing off: hiding also keeps views from leaning on one another.
 
         Source: ours; hiding whole modalities is after Neverova et al. 2016, "ModDrop".
         """
         if not drop or len(self.views) < 2:
             return dict.fromkeys(self.views, 0.0)
         lacking = 1.0 - self.present(rows).mean(0)
-        judged = 1.0 - self.present(held).mean(0) if len(held) else np.zeros(len(self.views))
-        wanted = np.maximum(drop, np.minimum(judged, _MOST_HIDDEN))
-        return {v: float(max(0.0, (w - m) / (1.0 - m))) if m < 1.0 else 0.0 for v, w, m in zip(self.views, wanted, lacking)}
+        judged = np.minimum(1.0 - self.present(held).mean(0), _MOST_HIDDEN) if len(held) else np.zeros(len(self.views))
+        return {v: float(max(drop, (h - m) / (1.0 - m))) if m < 1.0 else 0.0 for v, h, m in zip(self.views, judged, lacking)}
 
     def batch(
         self,

@@ -26,9 +26,9 @@ class TrainOptions:
         clip: largest norm of the gradient.
         accumulate: batches per step of the optimizer.
         precision: "no", "bf16" or "fp16".
-        drop: share of the rows in which each view is seen as absent while training (modality dropout; Neverova et al.
-            2016, "ModDrop"), so that serving with missing cells is no surprise; 0 = none is hidden. Cells that are missing
-            anyway count, and where more are missing in the validation rows, as many (`Dataset.drop_rates`).
+        drop: chance that a view is hidden from a row that has it while training (modality dropout; Neverova et al. 2016,
+            "ModDrop"), so that serving with missing cells is no surprise; 0 = none is hidden. Where the validation rows lack a
+            view more often, training sees it absent as often (`Dataset.drop_rates`).
         absent_share: share of the rows that are shown under one of the patterns of `fit(absent=...)`.
         balance: what keeps one view from starving the others, with a head for each view (the objective "heads"): "none";
             "ogm", whose encoders learn slower where their view is ahead; "blend", which weighs the views' losses by how
