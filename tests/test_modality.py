@@ -376,3 +376,9 @@ def test_the_picture_and_info(tmp_path, monkeypatch, capsys):
     assert call(*fit, "--overwrite", "--absent", "table+天气") == 2
     assert "hides every view" in capsys.readouterr().err
     assert call("info", "b", "--plot", "nowhere/learning.png") == 2
+
+
+def test_balance_has_nothing_to_do_at_decision_level():
+    rows = [{"a": [i / 9.0, 1.0], "x": i, "y": "no" if i % 2 else "yes"} for i in range(30)]
+    with pytest.raises(pf.RecipeError, match="train.balance.*decision-mean.*own loss already"):
+        pf.fit(rows, "y", fusion="decision-mean", columns={"a": "vector"}, set={"train.balance": "ogm"})

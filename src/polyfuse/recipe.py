@@ -106,6 +106,9 @@ def resolve(
     check_options("train", settings.get("train", {}), _TRAIN)
     recipe["train"] = {k: v for k, v in vars(TrainOptions(**settings.get("train", {}))).items()}
     if recipe["train"]["balance"] != "none":
+        if fusions.get(fusion).level == "decision":
+            what = f"has nothing to do with fusion '{fusion}': each view learns by its own loss already"
+            raise RecipeError("setting 'train.balance'", what, fix="leave it out, or take another fusion")
         chosen = {"heads": {"weight": 1.0}} | chosen  # balancing needs to see what each view knows by itself
     recipe["absent"] = [_pattern(text, schema) for text in ([absent] if isinstance(absent, str) else absent)]
     recipe["objectives"] = chosen
