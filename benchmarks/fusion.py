@@ -12,14 +12,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from real import SETS, accuracy, head
-from result import ROOT, Report, arguments
+from real import SETS, accuracy, head, on_sets
+from result import Report, arguments
 
 import polyfuse as pf
 
@@ -223,14 +222,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Report, argparse.Namespace], None]]] = 
 }
 
 
-def _more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the sets")
-    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="these sections alone")
-    parser.add_argument("--seeds", type=int, default=3)
-
-
 def main() -> None:
-    given = arguments(__doc__, _more)
+    given = arguments(__doc__, on_sets(SECTIONS))
     report = Report(__file__, given.quick)
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("POLYFUSE_CACHE", cache)

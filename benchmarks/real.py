@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,14 +148,19 @@ def head(path: Path, rows: int | None) -> pf.Table:
     return table if rows is None else table.take(np.arange(min(rows, len(table))))
 
 
-def _more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the sets")
-    parser.add_argument("--only", nargs="*", choices=SETS, default=list(SETS), help="these sets alone")
-    parser.add_argument("--seeds", type=int, default=3)
+def on_sets(names: Iterable[str]) -> Callable[[argparse.ArgumentParser], None]:
+    """Where the sets are, which of `names` are wanted, and how many seeds."""
+
+    def extend(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the sets")
+        parser.add_argument("--only", nargs="*", choices=list(names), default=list(names), help="these alone")
+        parser.add_argument("--seeds", type=int, default=3)
+
+    return extend
 
 
 def main() -> None:
-    given = arguments(__doc__, _more)
+    given = arguments(__doc__, on_sets(SETS))
     report = Report(__file__, given.quick)
     seeds = 1 if given.quick else given.seeds
     with tempfile.TemporaryDirectory() as cache:
