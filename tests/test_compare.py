@@ -65,6 +65,13 @@ def apart(fold):
     return all(parts) and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
 
 
+def test_the_main_target_is_spread_over_folds_wherever_it_stands():
+    rows = [{"x": i, "other": "ab"[i % 2], "rare": "yes" if i < 6 else "no"} for i in range(60)]
+    schema = pf.Schema((pf.Column("x", "number"), *(pf.Column(c, "category", role="target") for c in ("other", "rare"))))
+    folds, _ = Splitter(read(rows), schema, main="rare").folds(3, 0)
+    assert [sum(r < 6 for r in fold.test) for fold in folds] == [2, 2, 2]
+
+
 def test_every_row_is_tested_once_and_classes_are_spread():
     rows = labelled(53)
     found = splitter(rows, y="category")

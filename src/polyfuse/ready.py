@@ -178,7 +178,7 @@ def _source(run: Run, table: Table) -> Source:
 def _split(run: Run, source: Source, val_table: Table | None) -> tuple[np.ndarray, np.ndarray, str]:
     if val_table is not None:
         return np.arange(len(source)), np.zeros(0, np.int64), f"validation rows are those of {val_table.name}"
-    split = hold_out(run.table, run.schema, seed=run.recipe["seed"], index=source.windows)
+    split = hold_out(run.table, run.schema, seed=run.recipe["seed"], index=source.windows, main=run.recipe.get("main"))
     return split.train, split.held, split.rule
 
 

@@ -168,7 +168,7 @@ def _folds(ready: Ready, seeds: int, folds: int) -> tuple[dict[Place, Fold], str
     run, labelled = ready.run, ready.rows
     _check_classes(ready)
     cut = windows(run.table, run.schema.window) if run.schema.window else None
-    splitter = Splitter(run.table, run.schema, cut)
+    splitter = Splitter(run.table, run.schema, cut, run.recipe["main"])
     made: dict[Place, Fold] = {}
     told = ""
     for seed in range(seeds):

@@ -37,16 +37,20 @@ class Splitter:
 
     Args:
         index: the table's windows, whose units are kept whole.
+        main: the target to stratify by; the first unless named.
 
     Raises:
         DataError: fewer than 2 labelled rows.
     """
 
-    def __init__(self, table: Table, schema: Schema, index: WindowIndex | None = None):
-        self.name, self.schema = table.name, schema
+    def __init__(self, table: Table, schema: Schema, index: WindowIndex | None = None, main: str | None = None):
+        self.name = table.name
         count = len(table) if index is None else len(index)
-        self.labels = [list(raw_values(table, c, None, index)) for c in schema.having("target")]
-        labelled = np.array([any(column[i] is not None for column in self.labels) for i in range(count)], bool)
+        targets = schema.having("target")
+        labels = [list(raw_values(table, c, None, index)) for c in targets]
+        labelled = np.array([any(column[i] is not None for column in labels) for i in range(count)], bool)
+        at = next((i for i, c in enumerate(targets) if c.name == main), 0)
+        self.classes = labels[at] if targets[at].modality == "category" else None  # of each row, to stratify by
         self.rows, self.rest = np.flatnonzero(labelled), np.flatnonzero(~labelled)
         if len(self.rows) < 2:
             names = ", ".join(f"'{c.name}'" for c in schema.having("target"))
@@ -93,7 +97,7 @@ class Splitter:
             return _by_group(rows, self.values, self.column, share, rng)
         if self.role == "time":
             return _by_time(rows, self.values, self.column, share, rng)
-        return _by_target(rows, self.labels, self.schema, share, rng)
+        return _by_target(rows, self.classes, share, rng)
 
     def folds(self, count: int, seed: int, share: float = 0.15) -> tuple[list[Fold], str]:
         """`count` folds over the labelled rows; in each, `share` of the rows to learn from is held out for the choice of the epoch.
@@ -117,7 +121,7 @@ class Splitter:
         if self.role == "group":
             place, told = self._folds_of_groups(rows, count, rng), f"whole groups of '{self.column}'"
         else:
-            place = _dealt(self._classes(rows), rows, count, rng)
+            place = _dealt([str(self.classes[r]) if self.classes else "" for r in rows], rows, count, rng)
         folds = []
         for fold in range(count):
             learn, test = rows[place != fold], rows[place == fold]
@@ -128,7 +132,7 @@ class Splitter:
                     expected="at least 2, for a group is never split",
                     fix="more folds, or do without --group",
                 )
-            held, _ = _by_target(learn, self.labels, self.schema, share, rng) if self.role == "split" else self.held(learn, share, rng)
+            held, _ = _by_target(learn, self.classes, share, rng) if self.role == "split" else self.held(learn, share, rng)
             folds.append(Fold(np.setdiff1d(learn, held), np.sort(held), test))
         return folds, told
 
@@ -166,24 +170,21 @@ class Splitter:
             filled[place[group]] += sizes[group]
         return place[member]
 
-    def _classes(self, rows: np.ndarray) -> list[str]:
-        """What to stratify by: the first target's classes, or nothing."""
-        if self.schema.having("target")[0].modality != "category":
-            return [""] * len(rows)
-        return [str(self.labels[0][r]) for r in rows]
 
-
-def hold_out(table: Table, schema: Schema, *, share: float = 0.15, seed: int = 0, index: WindowIndex | None = None) -> Split:
+def hold_out(
+    table: Table, schema: Schema, *, share: float = 0.15, seed: int = 0, index: WindowIndex | None = None, main: str | None = None
+) -> Split:
     """By the split column where there is one; else whole groups, the latest rows, or stratified by the target.
 
     Args:
         share: of the labelled rows that is held out.
         index: the table's windows, whose units are kept whole.
+        main: the target to stratify by; the first unless named.
 
     Raises:
         DataError: fewer than 2 labelled rows, or nothing to train on.
     """
-    return Splitter(table, schema, index).hold_out(share, seed)
+    return Splitter(table, schema, index, main).hold_out(share, seed)
 
 
 def _dealt(classes: list[str], rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -232,13 +233,13 @@ def _in_order(rows: np.ndarray, values: list, name: str) -> np.ndarray:
     return order
 
 
-def _by_target(rows: np.ndarray, labels: list[list], schema: Schema, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+def _by_target(rows: np.ndarray, labels: list | None, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     size = max(1, round(share * len(rows)))
-    if schema.having("target")[0].modality == "category":
+    if labels is not None:
         classes: dict[str, list[int]] = {}
         for r in rows:
-            if labels[0][r] is not None:
-                classes.setdefault(str(labels[0][r]), []).append(int(r))
+            if labels[r] is not None:
+                classes.setdefault(str(labels[r]), []).append(int(r))
         if 1 < len(classes) <= max(_SMALL, len(rows) // 4):
             return _stratified(classes, size, rng), "stratified at random"
     return rng.permutation(rows)[:size], "at random"
