@@ -19,10 +19,11 @@ from torch import Tensor
 
 from . import __version__
 from . import parts as _parts  # noqa: F401  fills the registries
-from .core import Batch, BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean, encoders
+from .core import Batch, BundleError, Cells, Codec, Column, DataError, RecipeError, Schema, codecs, did_you_mean, encoders, option_names
 from .data import Opener, Table, read, windows
 from .data.cells import raw_values
 from .data.rows import assemble, raw_of, truth
+from .ensemble import Ensemble
 from .evaluate import RATES, Robustness, checked_rates, curves
 from .evaluate import evaluate as score
 from .evaluate.picture import draw_learning
@@ -54,7 +55,7 @@ class Bundle:
 
     schema: Schema
     codecs: dict[str, Codec]
-    model: Model
+    model: Model | Ensemble
     recipe: dict[str, Any]
     card: dict[str, Any] = field(default_factory=dict)
 
@@ -106,7 +107,7 @@ class Bundle:
         """[rows, D] float32: the fused vector of each row of a table, path or list of dicts."""
         table = read(rows if not isinstance(rows, dict) else [rows], base=Path(base) if base else None)
         opener = Opener(table.base or Path.cwd(), allow_outside)
-        out = [self._fuse(assemble(raws, size, self.views, opener)[0]).row for raws, size in self._chunks(table)]
+        out = [self.model.embed(self.model.encode(assemble(raws, size, self.views, opener)[0])) for raws, size in self._chunks(table)]
         return torch.cat(out).numpy() if out else np.zeros((0, self.model.width), np.float32)
 
     def evaluate(self, rows: Any, *, base: str | Path | None = None, allow_outside: bool = False) -> dict[str, Any]:
@@ -183,7 +184,7 @@ class Bundle:
         count = 0
         for raws, size in self._chunks(table, targets=True):
             batch, warnings = assemble(raws, size, self.views, opener)
-            for target, out in self.model.answer(self._fuse(batch)).items():
+            for target, out in self.model.answers(self.model.encode(batch)).items():
                 outs[target].append(out)
                 labels[target] += raws.get(target) or [None] * size
             for text in (w for row in warnings for w in row):
@@ -199,7 +200,7 @@ class Bundle:
     def _answers(self, raws: dict[str, list[Any]], size: int, opener: Opener, strict: bool) -> list[dict[str, Any]]:
         batch, warnings = assemble(raws, size, self.views, opener)
         with torch.inference_mode():
-            outs = self.model.answer(self._fuse(batch))
+            outs = self.model.answers(self.model.encode(batch))
             decoded = {t: task.decode(outs[t]) for t, task in zip(self.targets, self.model.tasks)}
         some = torch.stack([batch.cells[v].present() for v in self.views], 1).any(1).tolist()
         rows = []
@@ -209,9 +210,6 @@ class Bundle:
             known = warnings[i] if some[i] else [*warnings[i], "no cell of this row could be used: the answer is that for an unknown row"]
             rows.append({"answer": answer, "warnings": known, "error": error})
         return rows
-
-    def _fuse(self, batch: Any) -> Any:
-        return self.model.fusion(self.model.encode(batch))
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -299,8 +297,7 @@ class Bundle:
             _write_json(temporary / _RECIPE, self.recipe)
             _write_json(temporary / _CODECS, states)
             _write_json(temporary / _CARD, self.card)
-            configs = {v: e.config_state() for v, e in zip(self.model.views, self.model.encoders)}
-            _write_json(temporary / _ENCODERS, {v: c for v, c in configs.items() if c is not None})
+            _write_json(temporary / _ENCODERS, self.model.configs())
             weights = {k: v.detach().cpu().clone().contiguous() for k, v in self.model.state_dict().items()}
             save_file(weights, temporary / _WEIGHTS)
             files = {f.name: _sha256(f) for f in sorted(temporary.iterdir())}
@@ -377,8 +374,20 @@ def build(
             made[column.name] = codecs.build(column.modality, column.name, **options)
             made[column.name].load_state(states[column.name])
     targets = {c.name: made[c.name] for c in schema.having("target")}
-    model = Model(views_of(schema, made), targets, recipe["width"], recipe["fusion"], parts, recipe.get("objectives"))
-    return Bundle(schema, made, model, recipe, card or {})
+    return Bundle(schema, made, _model(recipe, views_of(schema, made), targets, parts, configs or {}), recipe, card or {})
+
+
+def _model(
+    recipe: dict[str, Any], views: dict[str, Codec], targets: dict[str, Codec], parts: dict[str, Any], configs: dict[str, Any]
+) -> Model | Ensemble:
+    about = recipe.get("ensemble")
+    if not about:
+        return Model(views, targets, recipe["width"], recipe["fusion"], parts, recipe.get("objectives"))
+    features = {
+        v: [{**p, "config": configs[v]} if v in configs and "config" in option_names(encoders.get(p["encoder"])) else p for p in ps]
+        for v, ps in about["features"].items()
+    }
+    return Ensemble(views, targets, recipe["width"], parts, {**about, "features": features})
 
 
 def _checked(path: Path) -> dict[str, Any]:

@@ -26,20 +26,9 @@ def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
             if len(truths[target].rows):
                 metrics[target] = score(part, outs[target], truths[target])
                 reports[target] = part.report(outs[target], truths[target])
-    present = data.present(rows)
     alone = knowledge(bundle.model, data, rows, held, run.recipe.get("main") or bundle.targets[0])
     return {
-        "data": {
-            "name": run.table.name,
-            "rows": len(run.table),
-            "trained_on": len(rows),
-            "held_out": len(held),
-            "split": run.split,
-            "present": {v: round(float(p), 4) for v, p in zip(data.views, present.mean(0))},
-            "dropped": {v: round(rate, 4) for v, rate in done.drop.items()},
-            "refused": {n: len(b) for n, b in run.refused.items() if b},
-            "refused_examples": {n: list(b.values())[:5] for n, b in run.refused.items() if b},
-        },
+        "data": {**about_data(ready, rows, len(held)), "dropped": {v: round(rate, 4) for v, rate in done.drop.items()}},
         "main": run.recipe.get("main"),
         "metrics": metrics,
         "report": reports,
@@ -52,6 +41,28 @@ def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
             "encoders": {v: e.name for v, e in zip(bundle.model.views, bundle.model.encoders)},
             "parameters": bundle.model.size,
         },
+        **versions(),
+    }
+
+
+def about_data(ready: Ready, rows: np.ndarray, judged: int) -> dict[str, Any]:
+    """What was learned from: `rows` took part, by `judged` rows the figures were found."""
+    run = ready.run
+    return {
+        "name": run.table.name,
+        "rows": len(run.table),
+        "trained_on": len(rows),
+        "held_out": judged,
+        "split": run.split,
+        "present": {v: round(float(p), 4) for v, p in zip(ready.data.views, ready.data.present(rows).mean(0))},
+        "refused": {n: len(b) for n, b in run.refused.items() if b},
+        "refused_examples": {n: list(b.values())[:5] for n, b in run.refused.items() if b},
+    }
+
+
+def versions() -> dict[str, Any]:
+    """By what a bundle was made, and when."""
+    return {
         "versions": {
             "polyfuse": __version__,
             "torch": torch.__version__,

@@ -21,9 +21,14 @@ from .core import DataError, RecipeError, Schema
 from .core.progress import Progress
 from .data import Store, Table, read
 from .learners import Interrupted, TrainOptions, train
+from .plan import BUDGETS, checked
+from .presets import start
 from .ready import Run, announce, find_schema, first_of, make_ready, new_bundle
 from .recipe import parse_objectives, parse_settings, resolve
+from .selection import told
 from .tracking import tracker
+
+DEFAULT: str | None = None
 
 
 def fit(
@@ -32,6 +37,7 @@ def fit(
     *,
     out: str | Path | None = None,
     val: Any = None,
+    preset: str | None = None,
     fusion: str | None = None,
     task: str | None = None,
     schema: Schema | str | Path | None = None,
@@ -59,8 +65,13 @@ def fit(
     objectives: dict[str, Any] | list[str] | None = None,
     main: str | None = None,
     log_to: str | None = None,
+    dry_run: bool = False,
 ) -> Bundle:
-    """Train one network on a table of mixed columns.
+    """Learn from a table of mixed columns.
+
+    Under a preset every view is described by an encoder that needs no training, learners and networks are fitted fold by fold,
+    on each view alone and on all, and those that help are weighed into one answer; the card says whether fusing pays. With
+    `fusion` exactly that network is trained and nothing else.
 
     Every argument has its default so that a table and a target are enough; that is why there are so many.
 
@@ -70,7 +81,9 @@ def fit(
         target: the column to predict, or several.
         out: folder to save the bundle in; while it trains, `.NAME.run` beside it holds what `resume` needs.
         val: a table of validation rows; by default some of `rows` are held out.
-        fusion: which fusion; "concat" unless named.
+        preset: "fast", "good" or "best": how far to go, in at most 2, 10 and 60 minutes unless `time` says otherwise. "good" where
+            nothing is named that only a network has (fusion, objectives, absent, settings of fusion, train or loss).
+        fusion: train one network with this fusion.
         task: "binary", "multiclass", "multilabel", "regression" or "quantile"; found from the target unless named.
         schema: a Schema or the file `look` wrote, instead of guessing.
         recipe: the recipe of an earlier bundle (its folder, its file, or the dict): that fit is repeated.
@@ -90,6 +103,7 @@ def fit(
         main: of several targets the one whose metric chooses the checkpoint; the first unless named.
         max_refused: largest share of a column's cells that may be unreadable before fit stops.
         log_to: "tensorboard", "mlflow" or "wandb".
+        dry_run: say what would be done and how long it would take, and give back this Plan instead of a Bundle.
 
     Raises:
         DataError, RecipeError, BundleError: each says where, what, what was expected and how to fix it.
@@ -115,11 +129,13 @@ def fit(
                 progress.say(f"note: {note}", "yellow")
         if given is not None:
             made = given
+            preset = made.get("preset")
         else:
             found = find_schema(
                 table, schema, target, task, columns, ignore, join, window, group, time_column, split_column, weight, progress
             )
             settings = parse_settings(set)
+            preset = _preset(preset, {"fusion": fusion, "objective": objectives, "absent": absent, "log-to": log_to}, settings)
             made = resolve(
                 found,
                 fusion=fusion or "concat",
@@ -131,12 +147,16 @@ def fit(
                 objectives=parse_objectives(objectives),
                 main=main or first_of(target),
             )
+            if preset:
+                made["preset"] = preset
         # a fusion at feature level has rewritten the schema
         run = Run(
             Schema.from_json(made["schema"]), made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside
         )
         for note in run.store.notes:
             progress.say(f"note: {note}", "yellow")
+        if preset or dry_run:
+            return _under(run, val_table, out, device, (started, budget_s), dry_run)
         with world.main_process_first() if world else nullcontext():
             folder = _run_folder(out, made, table, val_table, resume, first)
         with tracker(log_to if first else None, Path(out).parent if out else Path.cwd(), made) as log:
@@ -199,6 +219,51 @@ def _train(
     for line in bundle.card["warnings"]:
         run.progress.say(f"warning: {line}", "yellow")
     return bundle
+
+
+def _under(
+    run: Run,
+    val_table: Table | None,
+    out: str | Path | None,
+    device: str | None,
+    budget: tuple[float, float | None],
+    dry_run: bool,
+) -> Any:
+    """The fit under a preset: whenever there is a better answer, it is what lies in `out`."""
+    preset, started = run.recipe["preset"], budget[0]
+
+    def save(bundle: Bundle) -> None:
+        bundle.card["seconds"] = round(clock.monotonic() - started, 2)
+        if out is not None:
+            bundle.save(out, overwrite=True)
+
+    ready = make_ready(run, val_table, whole=val_table is None and not run.schema.having("split"))
+    course = start(ready, preset, budget[1] or BUDGETS[preset], started, device, save)
+    announce(run, course.table.rows, ready.held)
+    for line in course.plan.lines():
+        run.progress.say(line)
+    if dry_run:
+        return course.plan
+    course.encode()
+    course.learn()
+    bundle = course.bundle()
+    save(bundle)
+    for line in [*summary(bundle.card), *(line for t, v in bundle.card["verdict"].items() for line in told(t, v))]:
+        run.progress.say(line)
+    if out is not None:
+        run.progress.say(f"wrote {out}")
+    return bundle
+
+
+def _preset(preset: str | None, networks: dict[str, Any], settings: dict[str, dict[str, Any]]) -> str | None:
+    """The preset that holds; None where something is named that only a network has."""
+    named = [option for option, value in networks.items() if value]
+    if preset is None:
+        return None if named or {"fusion", "train", "loss"} & settings.keys() else DEFAULT
+    if named:
+        what = f"cannot go with --{named[0]}, which is for one network"
+        raise RecipeError(f"--preset {preset}", what, fix=f"leave out --preset or --{named[0]}")
+    return checked(preset)
 
 
 def _world(device: str | None) -> Any:

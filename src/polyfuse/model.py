@@ -130,6 +130,18 @@ class Model(nn.Module):
         deepest = encoded.depths[len(encoded.depths) - len(maps) :]
         return [last] * (self.fusion.depths - len(maps)) + [(m(h), mask) for m, (h, mask) in zip(maps, deepest)] + [last]
 
+    def answers(self, encoded: Tokens) -> dict[str, Tensor]:
+        """Encoded tokens to {target: out [B, ...]}."""
+        return self.answer(self.fusion(encoded))
+
+    def embed(self, encoded: Tokens) -> Tensor:
+        """Encoded tokens to the fused vector of each row [B, D]."""
+        return self.fusion(encoded).row
+
+    def configs(self) -> dict[str, Any]:
+        """{view: config} of encoders that came from a checkpoint."""
+        return {v: c for v, e in zip(self.views, self.encoders) if (c := e.config_state()) is not None}
+
     def answer(self, tokens: Tokens) -> dict[str, Tensor]:
         """Fused tokens to {target: out [B, ...]}."""
         if self.decides:

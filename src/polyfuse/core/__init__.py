@@ -1,10 +1,11 @@
 """Errors, registries, schema, tokens, codecs, layers: imports nothing else of ours, everything else imports it."""
 
-from .codec import MISSING, Codec, Encoder, Value, pad
+from .codec import MISSING, Codec, Encoder, Layout, Value, pad
 from .draws import Draws
 from .errors import BundleError, DataError, Error, RecipeError, did_you_mean
+from .learner import Inputs, Learner
 from .parts import Decision, Fusion, Objective, Task, mean_loss
-from .registry import Registry, check_options, check_values, codecs, encoders, fusions, objectives, option_names, tasks
+from .registry import Registry, check_options, check_values, codecs, encoders, fusions, learners, objectives, option_names, tasks
 from .schema import Column, Role, Schema, Window
 from .table import TableCodec, TabularCodec
 from .tokens import Batch, Cells, Encoded, Tokens, pool, pooled, scatter
@@ -23,6 +24,9 @@ __all__ = [
     "Encoder",
     "Error",
     "Fusion",
+    "Inputs",
+    "Layout",
+    "Learner",
     "Objective",
     "RecipeError",
     "Registry",
@@ -40,6 +44,7 @@ __all__ = [
     "did_you_mean",
     "encoders",
     "fusions",
+    "learners",
     "mean_loss",
     "objectives",
     "option_names",

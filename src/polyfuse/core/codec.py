@@ -1,6 +1,7 @@
 """How one modality's cells become tensors (Codec) and how these become tokens (Encoder)."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ class Codec:
 
     Class attributes:
         encoder: name of the encoder used unless the column's options name another.
+        untrained: name of the encoder that no gradient trains, whose features the learners get.
         media: a text cell is a path to a file; `data` opens it (safely) and `read` gets its bytes.
         plain: a cell is a number or a fixed count of them, which may be joined with others into one vector.
         tabular: cells are single numbers or indices that join the view `table`.
@@ -41,6 +43,7 @@ class Codec:
     name: ClassVar[str]
     exempt: ClassVar[dict[str, str]] = {}
     encoder: ClassVar[str] = ""
+    untrained: ClassVar[str] = ""
     media: ClassVar[bool] = False
     plain: ClassVar[bool] = False
     tabular: ClassVar[bool] = False
@@ -133,6 +136,21 @@ class Codec:
         return DataError(f"column '{self.column}'", what, expected=expected, fix=fix)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What the features of a view are, where they are not simply numbers that are all there.
+
+    Args:
+        cardinality: [F] of each feature: 0 = a number, else a category 0 .. cardinality - 1.
+        owner: [F] which flag says whether the feature is there.
+        flags: G, how many flags; they are the last G of the F + G numbers an encoder gives.
+    """
+
+    cardinality: tuple[int, ...]
+    owner: tuple[int, ...]
+    flags: int
+
+
 class Encoder(nn.Module):
     """One view's way from collated cells to tokens: `features` (may be stored) then `project` (trains with the model).
 
@@ -146,6 +164,7 @@ class Encoder(nn.Module):
     Attributes:
         frozen: `features` has nothing that trains, so its output may be computed once and stored.
         most_tokens: the largest N it can give, for export and for a fusion's cost.
+        layout: what its features are, where they are not simply numbers that are all there; else None.
         deep: whether `features` is to give earlier layers too; the model sets it where the fusion asks for them.
         depth_widths: their widths F_i, shallow to deep; () where there are none.
 
@@ -160,6 +179,7 @@ class Encoder(nn.Module):
     modality: ClassVar[str] = ""
     frozen: bool = False
     most_tokens: int = 1
+    layout: Layout | None = None
     deep: bool = False
     depth_widths: tuple[int, ...] = ()
 

@@ -1,6 +1,7 @@
 """Layers that several parts share. All take a mask and let nothing under a false mask through, not even NaN."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -173,3 +174,14 @@ def squeeze(x: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
     count = member.sum(1)  # [P, most]
     total = torch.einsum("png,pnf->pgf", member.to(x.dtype), x.masked_fill(~mask.unsqueeze(-1), 0.0))
     return total / count.clamp(min=1).unsqueeze(-1), count > 0
+
+
+class Fitted(nn.Module):
+    """A module whose buffers have the sizes the data gave them: it takes those of the saved ones when it is loaded."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        for name, buffer in self._buffers.items():
+            saved = state_dict.get(prefix + name)
+            if buffer is not None and saved is not None and saved.shape != buffer.shape:
+                self._buffers[name] = buffer.new_empty(saved.shape, dtype=saved.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -90,6 +91,7 @@ class Task(nn.Module):
         metric: the figure that chooses the best checkpoint; a key of what `scores` gives.
         higher: whether more of it is better.
         exclusive: of several classes a row has one; False where it may have any of them.
+        learned_as: what a `Learner` makes of the target: "classes", "labels" or "numbers"; "" = only networks take it.
 
     Args:
         codec: the fitted codec of the target column: it knows the classes or the unit.
@@ -102,6 +104,7 @@ class Task(nn.Module):
     metric: ClassVar[str] = ""
     higher: ClassVar[bool] = True
     exclusive: ClassVar[bool] = True
+    learned_as: ClassVar[str] = ""
 
     def __init__(self, codec: Codec, width: int):
         super().__init__()
@@ -117,6 +120,15 @@ class Task(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """-> out [B, ...]: logits or standardised values."""
+        raise NotImplementedError
+
+    def answers(self, truth: dict[str, Tensor]) -> np.ndarray:
+        """The collated truth of L rows as a `Learner` takes it, by `learned_as`.
+
+        Shapes:
+            "classes": int64 [L], -1 where the label is of no class; "labels": bool [L, C];
+            "numbers": float64 [L, K] standardised, NaN where one is not known
+        """
         raise NotImplementedError
 
     def loss(self, out: Tensor, truth: Cells, weight: Tensor | None = None) -> Tensor:

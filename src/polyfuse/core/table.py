@@ -59,6 +59,7 @@ class TableCodec(Codec):
 
     tabular = True
     encoder = "table-mlp"
+    untrained = "table-columns"
 
     def __init__(self, view: str, members: Sequence[TabularCodec]):
         super().__init__(view)

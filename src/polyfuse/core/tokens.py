@@ -116,6 +116,16 @@ class Tokens:
         depths = tuple(level.hide(hidden) for level in self.depths)
         return replace(self, x=self.x.masked_fill(~mask.unsqueeze(-1), 0.0), mask=mask, depths=depths)
 
+    def exchange(self, others: dict[str, "Tokens"]) -> "Tokens":
+        """The tokens, those of some views taken from elsewhere: {span: tokens that have it}."""
+        parts = {span: others.get(span, self)[span] for span in self.spans}
+        spans, at = {}, 0
+        for span, (x, _) in parts.items():
+            spans[span] = slice(at, at := at + x.shape[1])
+        depths = tuple(level.exchange({s: o.depths[i] for s, o in others.items()}) for i, level in enumerate(self.depths))
+        x, mask = torch.cat([x for x, _ in parts.values()], 1), torch.cat([m for _, m in parts.values()], 1)
+        return replace(self, x=x, mask=mask, spans=spans, depths=depths)
+
     def with_row(self, row: Tensor, **notes: Tensor) -> "Tokens":
         """A fusion's result: `row` [B, D] in front of the tokens under the span "row"; notes are added."""
         b = row.shape[0]

@@ -128,11 +128,20 @@ class Joined:
     size: int
 
     @property
+    def key(self) -> str:
+        return f"{self.first.key}+{self.second.key}"
+
+    @property
     def present(self) -> np.ndarray:
         return np.concatenate([self.first.present, self.second.present])
 
     def cells(self, rows: np.ndarray) -> Cells:
-        """Rows of one of the two; a batch is never made of both (training and validation rows are apart)."""
-        if not len(rows) or rows[0] < self.size:
+        """Rows of one of the two, or of the first and then of the second, as targets are asked for; a batch of views is never mixed."""
+        first = rows < self.size
+        if first.all():
             return self.first.cells(rows)
-        return self.second.cells(rows - self.size)
+        if not first.any():
+            return self.second.cells(rows - self.size)
+        one, two = self.first.cells(rows[first]), self.second.cells(rows[~first] - self.size)
+        x = {k: torch.cat([one.x[k], two.x[k]]) for k in one.x}
+        return Cells(x, torch.cat([one.rows, two.rows + one.size]), len(rows))

@@ -93,7 +93,7 @@ def prepare(source: Source, column: Column, codec: Codec, store: Store, tick: Ti
         for row, unit in enumerate(index):
             if unit >= 0 and order[unit] in bad:
                 refused[row] = _with_row(bad[order[unit]], column, source, row, first_row.setdefault(unit, row))
-    return Prepared(place[index], arrays, offsets, refused)
+    return Prepared(place[index], arrays, offsets, refused, folder.name)
 
 
 @dataclass

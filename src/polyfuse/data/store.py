@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ class Prepared:
         arrays: {name: all units' values, one after the other}.
         offsets: [units + 1] where each unit starts, or None where all have the same shape.
         refused: {row: why}: cells that could not be read.
+        key: a name for this content: equal where cells and codec are.
     """
 
     index: np.ndarray
     arrays: dict[str, np.ndarray]
     offsets: np.ndarray | None
     refused: dict[int, str] = field(default_factory=dict)
+    key: str = ""
 
     @property
     def present(self) -> np.ndarray:
@@ -85,9 +88,26 @@ class PreparedTable:
 
     arrays: dict[str, np.ndarray]
 
+    @cached_property
+    def key(self) -> str:
+        """A name for this content."""
+        h = hashlib.blake2b(digest_size=20)
+        for name, array in sorted(self.arrays.items()):
+            h.update(f"{name}{array.shape}".encode())
+            h.update(np.ascontiguousarray(array).data if array.size else b"")
+        return h.hexdigest()
+
+    @property
+    def index(self) -> np.ndarray:
+        """[rows]: every row is a unit of its own; -1 where the whole view is missing."""
+        return np.where(self.present, np.arange(len(self.arrays["present"])), -1)
+
     @property
     def present(self) -> np.ndarray:
         return np.any(self.arrays["present"], axis=1)
+
+    def gather(self, units: np.ndarray) -> dict[str, Tensor]:
+        return {k: torch.from_numpy(v[units]) for k, v in self.arrays.items()}
 
     def cells(self, rows: np.ndarray) -> Cells:
         present = self.arrays["present"][rows]
@@ -190,14 +210,28 @@ class Store:
             start: by which `begun` will know that it is worth looking for.
             key: the entry's name; asked for when all values were taken.
         """
+
+        def fill(folder: Path) -> None:
+            _write_units(folder, column, codec, values)
+            (self.root / "starts").mkdir(exist_ok=True, mode=0o700)
+            (self.root / "starts" / start).touch()
+
+        return self.put(fill, key)
+
+    def put(self, fill: Callable[[Path], None], key: Callable[[], str]) -> Path:
+        """An entry made by `fill`, which writes meta.json among others into the folder it is given; it appears when it is whole.
+
+        Args:
+            key: the entry's name; asked for after `fill`.
+        """
         folder, temporary = None, None
         try:
             temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=self.root))
-            _write_units(temporary, column, codec, values)
+            fill(temporary)
             folder = self.root / key()[:2] / key()
             folder.parent.mkdir(exist_ok=True, mode=0o700)
-            (self.root / "starts").mkdir(exist_ok=True, mode=0o700)
-            (self.root / "starts" / start).touch()
+            if folder.exists() and not (folder / "meta.json").is_file():
+                shutil.rmtree(folder, ignore_errors=True)  # what a clearing that was cut short left
             os.replace(temporary, folder)
         except OSError as error:
             if folder is None or not (folder / "meta.json").is_file():  # else: another process was first, and its entry is as good

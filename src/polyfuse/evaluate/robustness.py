@@ -230,7 +230,7 @@ def curves(
         for batch, rows in batches:
             labels.append(batch.cells[target])
             for key, tokens in _faulty(model, codecs, batch, rows, kinds, rates, groups, seed, bar):
-                found.setdefault(key, []).append(model.answer(model.fusion(tokens))[target].float().cpu())
+                found.setdefault(key, []).append(model.answers(tokens)[target].float().cpu())
     truth = _joined(labels)
     if not len(truth.rows):
         raise DataError(f"target '{target}'", f"has no readable label in {truth.size} rows", fix="robustness needs labelled rows")
@@ -304,7 +304,7 @@ def _faulty(
             else:
                 changed = {v: _changed(model, codecs, batch, v, kind, rate, rows, seed) for (v,) in (g for g in groups if len(g) == 1)}
                 for group in groups:
-                    yield (kind, group, rate), _with(whole, {model.spans[v]: changed[v] for v in group})
+                    yield (kind, group, rate), whole.exchange({model.spans[v]: changed[v] for v in group})
             bar.step(batch.size)
 
 
@@ -326,17 +326,6 @@ def _swapped(x: dict[str, Tensor], rate: float, draws: Draws) -> dict[str, Tenso
     step = 1 + (u[:, 1] * (len(here) - 1)).long().clamp(max=max(len(here) - 2, 0))
     source = torch.where(u[:, 0] < rate, (here + step) % len(here), here)
     return {name: value[source.to(value.device)] for name, value in x.items()}
-
-
-def _with(tokens: Tokens, others: dict[str, Tokens]) -> Tokens:
-    """The tokens, those of some views taken from elsewhere."""
-    parts = {span: others.get(span, tokens)[span] for span in tokens.spans}
-    spans, at = {}, 0
-    for span, (x, _) in parts.items():
-        spans[span] = slice(at, at := at + x.shape[1])
-    depths = tuple(_with(level, {s: o.depths[i] for s, o in others.items()}) for i, level in enumerate(tokens.depths))
-    x, mask = torch.cat([x for x, _ in parts.values()], 1), torch.cat([m for _, m in parts.values()], 1)
-    return replace(tokens, x=x, mask=mask, spans=spans, depths=depths)
 
 
 def _joined(labels: list[Cells]) -> Cells:

@@ -1,15 +1,27 @@
 """Encode once: the outputs of an encoder that trains no more, kept beside the table, so that ten fusions cost one encoding."""
 
+import hashlib
+import json
+import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from ..core import Codec, DataError, Encoder
-from ..data import Dataset, Features, Prepared, PreparedTable
+from .. import __version__
+from ..core import Codec, DataError, Encoded, Encoder, Layout, pool
+from ..data import Dataset, Features, Joined, Prepared, PreparedTable, Store
 from ..model import Model
 
+FORMAT = 1  # of an entry of features
+_ENCODER = "encoder.safetensors"
 _CHUNK = 128  # cells that go through the encoder at a time
 
 
@@ -37,26 +49,153 @@ def with_stored(data: Dataset, features: dict[str, Features]) -> Dataset:
     return replace(data, views={**data.views, **features}, codecs={**data.codecs, **stand_ins})
 
 
+def described(
+    view: str,
+    prepared: Prepared | PreparedTable | Joined,
+    rows: np.ndarray,
+    encoder: Encoder,
+    part: dict[str, Any],
+    store: Store,
+    tick: Callable[[int], None],
+) -> Features | Joined:
+    """The features of an untrained encoder, from the store where it has them; `encoder` is fitted on the way.
+
+    Args:
+        rows: by whose cells the encoder is fitted.
+        part: its name and options, as a recipe has them.
+        tick: told how many cells are done.
+    """
+    first = prepared.first if isinstance(prepared, Joined) else prepared
+    about = json.dumps([FORMAT, __version__, type(encoder).__qualname__, part, first.key], sort_keys=True, default=str)
+    start = hashlib.blake2b(about.encode() + np.ascontiguousarray(rows, np.int64).tobytes(), digest_size=20).hexdigest()
+    found = _stored(view, first, encoder, store, start, lambda: encoder.fit(_stream(first, rows)), tick)
+    if not isinstance(prepared, Joined):
+        return found
+    then = hashlib.blake2b(f"{start} {prepared.second.key}".encode(), digest_size=20).hexdigest()
+    return Joined(found, _stored(view, prepared.second, encoder, store, then, lambda: None, tick), prepared.size)
+
+
+def _stored(
+    view: str,
+    prepared: Prepared | PreparedTable,
+    encoder: Encoder,
+    store: Store,
+    key: str,
+    fit: Callable[[], None],
+    tick: Callable[[int], None],
+) -> Features:
+    """One table's features: an entry of the store, with the fitted encoder beside them."""
+
+    def fill(folder: Path) -> None:
+        fit()
+        encoder.eval()
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in encoder.state_dict().items()}, folder / _ENCODER)
+        units = np.unique(index)[np.unique(index) >= 0]
+        with open(folder / "0.bin", "wb") as file:
+            width, lengths = _write(file, prepared, units, encoder, "cpu", tick)
+        np.save(folder / "offsets.npy", np.cumsum([0, *lengths]))
+        np.save(folder / "units.npy", units)
+        about = {"column": f"{view} ({encoder.name})", "units": len(units), "width": width, "tokens": int(sum(lengths))}
+        (folder / "meta.json").write_text(json.dumps(about, ensure_ascii=False), "utf-8")
+
+    index = prepared.index
+    folder = store.find(key)
+    if folder is None:
+        folder = store.put(fill, lambda: key)
+    try:
+        encoder.load_state_dict(load_file(folder / _ENCODER))
+        about = json.loads((folder / "meta.json").read_text("utf-8"))
+        offsets, units = np.load(folder / "offsets.npy"), np.load(folder / "units.npy")
+        shape = (about["tokens"], about["width"])
+        flat = np.memmap(folder / "0.bin", np.float32, "r", shape=shape) if shape[0] else np.zeros(shape, np.float32)
+    except (OSError, ValueError, KeyError, SafetensorError):  # cleared under way by another process, or damaged: made again
+        shutil.rmtree(folder, ignore_errors=True)
+        return _stored(view, prepared, encoder, store, key, fit, tick)
+    encoder.eval()
+    return Features(_places(units, index)[index], {"features": flat}, offsets, key=key)
+
+
+def _places(units: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """For each unit where it lies; the last entry serves the missing cells' -1."""
+    place = np.full(int(index.max(initial=-1)) + 2, -1, np.int64)
+    place[units] = np.arange(len(units))
+    return place
+
+
+def _stream(prepared: Prepared | PreparedTable, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
+    for at in range(0, len(rows), 256):
+        cells = prepared.cells(rows[at : at + 256])
+        if len(cells.rows):
+            yield cells.x
+
+
 @torch.inference_mode()
+def _write(
+    file: IO[bytes], prepared: Prepared | PreparedTable, units: np.ndarray, encoder: Encoder, device: Any, tick: Callable[[int], None]
+) -> tuple[int, np.ndarray]:
+    """Every unit's tokens, one after the other: their width, and how many each has."""
+    width, lengths = encoder.width, [np.zeros(0, np.int64)]
+    for at in range(0, len(units), _CHUNK):
+        x = {k: v.to(device) for k, v in prepared.gather(units[at : at + _CHUNK]).items()}
+        encoded = encoder.features(x)
+        tokens = encoded.x[encoded.mask].float().cpu().numpy()
+        file.write(tokens.tobytes())
+        lengths.append(encoded.mask.sum(1).cpu().numpy())
+        width = tokens.shape[1]
+        tick(len(lengths[-1]))
+    return width, np.concatenate(lengths)
+
+
 def _encoded(prepared: Prepared | PreparedTable, encoder: Encoder, device: torch.device | str) -> Features:
-    index = np.where(prepared.present, np.arange(len(prepared.present)), -1) if isinstance(prepared, PreparedTable) else prepared.index
-    units, first = np.unique(index, return_index=True)
-    rows = first[units >= 0]  # one row for each distinct cell
-    lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
+    index = prepared.index
+    units = np.unique(index[index >= 0])
     flat = np.zeros((0, encoder.width), np.float32)
     try:
         with tempfile.TemporaryFile(prefix="polyfuse-") as file:  # mapped, for all tokens of a large table have no room in memory
-            for at in range(0, len(rows), _CHUNK):
-                encoded = encoder.features(prepared.cells(rows[at : at + _CHUNK]).to(device).x)
-                tokens = encoded.x[encoded.mask].float().cpu().numpy()
-                file.write(tokens.tobytes())
-                lengths.append(encoded.mask.sum(1).cpu().numpy())
+            width, lengths = _write(file, prepared, units, encoder, device, lambda _: None)
             file.flush()
             if file.tell():
-                flat = np.memmap(file, np.float32, "r").reshape(-1, tokens.shape[1])
+                flat = np.memmap(file, np.float32, "r").reshape(-1, width)
     except OSError as error:
         where = f"the temporary folder {tempfile.gettempdir()}"
         raise DataError(where, f"cannot hold what the encoders make ({error.strerror})", fix="free room there, or set TMPDIR") from None
-    place = np.full(int(index.max(initial=-1)) + 2, -1, np.int64)  # the last entry serves the missing cells' -1
-    place[units[units >= 0]] = np.arange(len(rows))
-    return Features(place[index], {"features": flat}, np.cumsum(np.concatenate(lengths)))
+    return Features(_places(units, index)[index], {"features": flat}, np.cumsum([0, *lengths]))
+
+
+# -- one vector a row ---------------------------------------------------------------------------------------------
+
+
+def vectors(stored: Features | Joined, rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """One vector a row: the mean of its tokens.
+
+    Shapes:
+        -> x [R, F] float32, there [R, G] bool; zero and False where the row has no cell
+    """
+    if isinstance(stored, Joined):
+        first = rows < stored.size
+        x, there = np.zeros((len(rows), len(layout.owner)), np.float32), np.zeros((len(rows), layout.flags), bool)
+        for part, mine, start in ((stored.first, first, 0), (stored.second, ~first, stored.size)):
+            x[mine], there[mine] = vectors(part, rows[mine] - start, layout)
+        return x, there
+    units, flat, offsets = stored.index[rows], stored.arrays["features"], stored.offsets
+    x = np.zeros((len(rows), flat.shape[1]), np.float32)
+    at = np.flatnonzero(units >= 0)
+    lengths = offsets[units[at] + 1] - offsets[units[at]]
+    if len(at):
+        if (lengths == 1).all():
+            x[at] = flat[offsets[units[at]]]
+        else:
+            tokens = flat[np.concatenate([np.arange(offsets[u], offsets[u + 1]) for u in units[at]])]
+            x[at] = np.add.reduceat(tokens, np.cumsum(lengths) - lengths, axis=0) / lengths[:, None]
+    return _parted(x, units >= 0, layout)
+
+
+def vector_of(encoded: Encoded, layout: Layout) -> tuple[Tensor, Tensor]:
+    """The same of cells that were encoded just now: x [P, F], there [P, G]."""
+    return _parted(pool(encoded.x, encoded.mask), encoded.mask.any(1), layout)
+
+
+def _parted(x: Any, there: Any, layout: Layout) -> tuple[Any, Any]:
+    """Features and flags apart; an encoder without flags of its own has one, whether the view is there."""
+    features = len(layout.owner)
+    return (x, there[:, None]) if x.shape[1] == features else (x[:, :features], (x[:, features:] > 0.5) & there[:, None])

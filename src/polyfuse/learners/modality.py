@@ -139,7 +139,7 @@ class Blend(Balance):
         for at in range(0, len(rows), 128):
             batch = data.batch(rows[at : at + 128]).to(device)
             encoded = model.encode(batch)
-            outs = model.answer(model.fusion(encoded))
+            outs = model.answers(encoded)
             labelled = [(t, task) for t, task in zip(model.targets, model.tasks) if len(batch.cells[t].rows)]
             found = [(FUSED, task.row_losses(outs[t], batch.cells[t])[0]) for t, task in labelled]
             found += [(span, losses) for views in self.heads.per_view(encoded, batch).values() for span, (losses, _) in views.items()]

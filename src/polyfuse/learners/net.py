@@ -354,7 +354,7 @@ def outputs(
     outs: dict[str, list[Tensor]] = {t: [] for t in model.targets}
     for at in range(0, len(rows), batch):
         encoded = model.encode(data.batch(rows[at : at + batch]).to(device))
-        for target, out in model.answer(model.fusion(encoded)).items():
+        for target, out in model.answers(encoded).items():
             outs[target].append(out.float().cpu())
         if watch:
             watch.see(rows[at : at + batch], encoded, at // batch, len(rows))

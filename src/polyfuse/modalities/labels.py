@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core import Codec, Draws, Encoded, Encoder, Value, codecs, encoders
 from ..core.layers import Mlp
@@ -27,6 +27,7 @@ class LabelsCodec(Codec):
     """
 
     encoder = "labels-mlp"
+    untrained = "labels-hot"
 
     def __init__(self, column: str, *, separator: str = ""):
         super().__init__(column)
@@ -108,3 +109,32 @@ class LabelsMlp(Encoder):
         hot = x["hot"].new_zeros(len(x["hot"]), 1) if self.empty else x["hot"]
         tokens = self.out(hot).unsqueeze(1)
         return Encoded(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+
+@encoders("labels-hot")
+class LabelsHot(Encoder):
+    """One number a label, 1 where it applies, for learners: nothing is trained.
+
+    In a network `labels-mlp` is the better one.
+    Source: ours.
+
+    Shapes:
+        hot [P, C] -> features [P, 1, C] -> tokens [P, 1, D]
+    Cost:
+        C * D parameters of the projection.
+    """
+
+    modality = "labels"
+    frozen = True
+
+    def __init__(self, codec: LabelsCodec, width: int):
+        super().__init__(codec, width)
+        self.enter = nn.Linear(max(1, len(codec.values)), width)
+        self.empty = not codec.values
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        hot = (x["hot"].new_zeros(len(x["hot"]), 1) if self.empty else x["hot"]).float().unsqueeze(1)
+        return Encoded(hot, torch.ones(hot.shape[:2], dtype=torch.bool, device=hot.device))
+
+    def project(self, encoded: Encoded) -> Tensor:
+        return self.enter(encoded.x)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import Encoded, Encoder, TableCodec, encoders
+from ..core import Encoded, Encoder, Layout, TableCodec, encoders
 from ..core.layers import Mlp, Transformer
 
 
@@ -205,3 +205,41 @@ class TableFm(TableEncoder):
         total = tokens.sum(1)
         pairs = 0.5 * (total.square() - tokens.square().sum(1))
         return Encoded(self.out(torch.cat([total, pairs], 1)).unsqueeze(1), mask.any(1, keepdim=True))
+
+
+@encoders("table-columns")
+class TableColumns(TableEncoder):
+    """The columns as they are, for learners that take numbers and categories themselves: nothing is trained.
+
+    One feature a number and one a category, its index; then a flag for each column, whether it is there.
+    In a network `table-mlp` is the better one.
+    Source: ours.
+
+    Shapes:
+        value [P, K], index [P, C], present [P, M] -> features [P, 1, K + C + M] -> tokens [P, 1, D]
+    Cost:
+        (K + M + categories) * D parameters of the projection.
+    """
+
+    frozen = True
+
+    def __init__(self, codec: TableCodec, width: int):
+        super().__init__(codec, width)
+        owner = [*self.number_owner.tolist(), *self.index_owner.tolist()]
+        self.layout = Layout((0,) * self.numbers + tuple(self.cardinalities), tuple(owner), self.members)
+        self.enter = nn.Linear(self.numbers + self.members, width)
+        self.embedding = nn.Embedding(sum(self.cardinalities), width) if self.cardinalities else None
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        value, index, _, _ = self.cells(x)
+        index = (index - self.starts) * x["present"][:, self.index_owner]
+        pieces = [value.float(), index.float(), x["present"].float()]
+        return Encoded(torch.cat(pieces, 1).unsqueeze(1), x["present"].any(1, keepdim=True))
+
+    def project(self, encoded: Encoded) -> Tensor:
+        value, index, present = encoded.x.split([self.numbers, len(self.cardinalities), self.members], -1)
+        token = self.enter(torch.cat([value, present], -1))
+        if self.embedding is not None:
+            rows = self.embedding(index.long() + self.starts) * present[..., self.index_owner].unsqueeze(-1)
+            token = token + rows.sum(-2)
+        return token

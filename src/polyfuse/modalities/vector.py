@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import MISSING, Codec, Encoded, Encoder, RecipeError, Value, codecs, encoders
+from ..core import MISSING, Codec, Encoded, Encoder, Layout, RecipeError, Value, codecs, encoders
 from ..core.layers import Mlp
 
 _MOST_CHARACTERS = 4_000_000  # of a cell that is a string
@@ -47,6 +47,7 @@ class Vector(Codec):
 
     plain = True
     encoder = "vector-mlp"
+    untrained = "vector-components"
 
     def __init__(self, column: str, *, length: int = 0):
         super().__init__(column)
@@ -256,3 +257,34 @@ class VectorTokens(Encoder):
         tokens = self.out(torch.einsum("pnk,nkd->pnd", torch.cat([value, real], 2), self.weight) + self.bias)
         mask = real.any(2)
         return Encoded(tokens.masked_fill(~mask.unsqueeze(-1), 0.0), mask)
+
+
+@encoders("vector-components")
+class VectorComponents(Encoder):
+    """The components as they are, for learners that take numbers themselves: nothing is trained.
+
+    One feature and one flag, whether it is there, a component. In a network `vector-mlp` is the better one.
+    Source: ours.
+
+    Shapes:
+        {"value" [P, K], "real" [P, K]} -> features [P, 1, 2 K] -> tokens [P, 1, D]
+
+    Cost:
+        2 K D parameters of the projection.
+    """
+
+    modality = "vector"
+    frozen = True
+
+    def __init__(self, codec: Vector, width: int):
+        super().__init__(codec, width)
+        length = len(codec.mean)
+        self.layout = Layout((0,) * length, tuple(range(length)), length)
+        self.enter = nn.Linear(2 * length, width)
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        pieces = torch.cat(_inputs(x), 1).unsqueeze(1)
+        return Encoded(pieces, torch.ones(pieces.shape[:2], dtype=torch.bool, device=pieces.device))
+
+    def project(self, encoded: Encoded) -> Tensor:
+        return self.enter(encoded.x)

@@ -149,6 +149,7 @@ class Multiclass(_Classes):
 
     modalities = ("category",)
     metric = "accuracy"
+    learned_as = "classes"
     fewest = 2
 
     @classmethod
@@ -167,6 +168,9 @@ class Multiclass(_Classes):
         if self.balance == "none":  # start at the classes' frequencies, not at an even guess
             with torch.no_grad():
                 self.head[-1].bias.copy_(self.share.log() - self.share.log().mean())  # type: ignore[operator]
+
+    def answers(self, truth: dict[str, Tensor]) -> np.ndarray:
+        return truth["index"][:, 0].numpy() - 1
 
     def row_losses(self, out: Tensor, truth: Cells) -> tuple[Tensor, Tensor]:
         y = truth.x["index"][:, 0] - 1
@@ -316,6 +320,7 @@ class Multilabel(_Classes):
     modalities = ("labels",)
     metric = "map"
     exclusive = False
+    learned_as = "labels"
 
     @classmethod
     def claims(cls, codec: Codec) -> float:
@@ -332,6 +337,9 @@ class Multilabel(_Classes):
         if self.balance == "none":
             with torch.no_grad():
                 self.head[-1].bias.copy_(self.share.logit())  # type: ignore[operator]
+
+    def answers(self, truth: dict[str, Tensor]) -> np.ndarray:
+        return truth["hot"].numpy() > 0.5
 
     def row_losses(self, out: Tensor, truth: Cells) -> tuple[Tensor, Tensor]:
         hot = truth.x["hot"].float()

@@ -37,6 +37,7 @@ class Regression(Task):
     modalities = ("number", "vector")
     metric = "rmse"
     higher = False
+    learned_as = "numbers"
 
     def __init__(self, codec: Codec, width: int, *, loss: str = "mse", delta: float = 1.0, dropout: float = 0.0):
         super().__init__(codec, width)
@@ -56,6 +57,10 @@ class Regression(Task):
     def forward(self, tokens: Tokens) -> Tensor:
         """-> standardised values [B, K]."""
         return self.head(tokens.row)
+
+    def answers(self, truth: dict[str, Tensor]) -> np.ndarray:
+        y = truth["value"][:, : self.outputs].double().numpy()
+        return y if "real" not in truth else np.where(truth["real"].numpy(), y, np.nan)
 
     def row_losses(self, out: Tensor, truth: Cells) -> tuple[Tensor, Tensor]:
         answer, target = out[truth.rows].float(), truth.x["value"][:, : self.outputs].float()

@@ -2,5 +2,6 @@
 
 from .codec import Text
 from .encoders import TextBag, TextGru, TextLstm, TextTransformer
+from .tfidf import TextTfidf
 
-__all__ = ["Text", "TextBag", "TextGru", "TextLstm", "TextTransformer"]
+__all__ = ["Text", "TextBag", "TextGru", "TextLstm", "TextTfidf", "TextTransformer"]

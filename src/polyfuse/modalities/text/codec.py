@@ -19,7 +19,7 @@ _FIT_CELLS, _FIT_CHARACTERS = 100_000, 16_000_000
 _BYTES = 256  # a byte-level vocabulary has at least these
 # what no tokenizer can use: control characters but tab and line ends, and halves of surrogate pairs
 _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _FILE = re.compile(r"(?i)^\S+://|\.[a-z][a-z0-9]{1,4}$|^(?:[a-z]:)?[\\/]\S*$")
 
 
@@ -63,6 +63,7 @@ class Text(Codec):
     """
 
     encoder = "text-gru"
+    untrained = "text-tfidf"
     ragged = True
 
     def __init__(
@@ -226,13 +227,14 @@ class Text(Codec):
 
 
 def _byte_bpe(lowercase: bool) -> Any:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     vocabulary = {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
@@ -293,7 +295,7 @@ def _first_line(error: BaseException) -> str:
 
 def _words(cell: str) -> float:
     """Words, where Chinese, Japanese, Thai and others that write no spaces count two characters a word."""
-    return max(len(cell.split()), len(_UNSPACED.findall(cell)) / 2)
+    return max(len(cell.split()), len(UNSPACED.findall(cell)) / 2)
 
 
 def _share(found: Iterable[Any]) -> float:

@@ -1,0 +1,289 @@
+"""One member, fitted fold by fold: what it says of rows it has not seen, and the fit that answers. Each is a step that is
+stored whole or not at all, named by all that went into it, so that a run that is killed or repeated does no step twice."""
+
+import hashlib
+import json
+import shutil
+import time as clock
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import __version__
+from .core import Layout, RecipeError, Task
+from .core.progress import Progress
+from .data import Dataset, Features, Fold, Joined, Store
+from .ensemble import shallow, side_by_side
+from .learners import Interrupted, TrainOptions, outputs, train
+from .learners.features import vectors
+from .model import Model
+from .ready import Ready, new_bundle
+
+FORMAT = 1  # of a stored step
+_SEEN = 10  # rows a pattern of present views must have for a learner to speak of it
+
+
+@dataclass
+class Table:
+    """What steps learn from.
+
+    Args:
+        ready: the prepared table.
+        folds: of the labelled rows; the last fits are on all training rows.
+        whole: the rows of the last fit; None where there is one fold, whose fit is the last.
+        tasks: of the targets, fitted.
+        features: {view: the features of each of its encoders}.
+        layouts: {view: what they are, side by side}.
+    """
+
+    ready: Ready
+    folds: list[Fold]
+    whole: np.ndarray | None
+    tasks: Sequence[Task]
+    features: dict[str, list[Features | Joined]] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    _parts: dict[str, list[Layout]] = field(default_factory=dict)
+    _vectors: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Dataset:
+        return self.ready.data
+
+    def add(self, view: str, features: list[Features | Joined], layouts: list[Layout]) -> None:
+        """The features of a view, one of each of its encoders."""
+        self.features[view], self._parts[view], self.layouts[view] = features, layouts, side_by_side(layouts)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Every row that takes part, ascending."""
+        parts = [self.whole] if self.whole is not None else [r for fold in self.folds for r in (fold.train, fold.held, fold.test)]
+        return np.unique(np.concatenate(parts))
+
+    def inputs(self, views: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """x [R, F] and there [R, G] of `rows`."""
+        for view in views:
+            if view not in self._vectors:
+                each = [vectors(f, self.rows, own) for f, own in zip(self.features[view], self._parts[view])]
+                self._vectors[view] = np.concatenate([x for x, _ in each], 1), np.concatenate([t for _, t in each], 1)
+        found = [self._vectors[v] for v in views]
+        return np.concatenate([x for x, _ in found], 1), np.concatenate([t for _, t in found], 1)
+
+    def truth(self, target: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+        """Which of `rows` have a label that can be learned [R] bool, and what a learner makes of it, [R, ...] with junk elsewhere."""
+        cells = self.data.targets[target].cells(self.rows)
+        y = task.answers(cells.x)
+        known = np.zeros(len(self.rows), bool)
+        known[cells.rows.numpy()] = y >= 0 if task.learned_as == "classes" else True
+        full = np.zeros((len(self.rows), *y.shape[1:]), y.dtype)
+        full[cells.rows.numpy()] = y
+        return known, full
+
+
+@dataclass
+class Fitted:
+    """What a step leaves.
+
+    Args:
+        outs: {target's number: [R, ...]} of the table's `rows`.
+        covered: [R] whether a fit that had not seen the row has spoken of it.
+        state: the weights of the member.
+        models: how many networks it holds.
+        seconds: it took when it was made.
+    """
+
+    outs: dict[int, Tensor]
+    covered: np.ndarray
+    state: dict[str, Tensor]
+    models: int = 0
+    seconds: float = 0.0
+    stored: bool = False
+
+
+def learn(member: dict[str, Any], table: Table, seed: int, store: Store) -> Fitted:
+    """A learner on each fold and then on all rows; from the store where it was learned before."""
+    keys = [f.key for v in member["views"] for f in table.features[v]]
+    return _step(store, _name(member, table, seed, keys), member["name"], lambda: _learn(member, table, seed))
+
+
+def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
+    rows, views = table.rows, member["views"]
+    x, there = table.inputs(views)
+    present = table.data.present(rows)[:, [list(table.data.views).index(v) for v in views]]
+    weight = None if table.data.weight is None else table.data.weight[rows]
+    made = shallow(member, table.tasks, table.layouts)
+    outs: dict[int, Tensor] = {}
+    covered = np.zeros(len(rows), bool)
+    for t, learner in zip(made.targets, made.learners):
+        known, y = table.truth(list(table.data.targets)[t], table.tasks[t])
+
+        def fit(at: np.ndarray, into: Any, known: np.ndarray = known, y: np.ndarray = y) -> None:
+            use = at[known[at] & present[at].any(1)]
+            if not len(use):
+                use = at[known[at]]
+            into.fit(x[use], there[use], y[use], None if weight is None else weight[use], seed=seed)
+
+        for fold in table.folds:
+            last = table.whole is None
+            one = learner if last else shallow(member, table.tasks, table.layouts).learners[made.targets.index(t)]
+            fit(np.searchsorted(rows, np.sort(fold.train if last else np.concatenate([fold.train, fold.held]))), one)
+            at = np.searchsorted(rows, fold.test)
+            out = answered(one, x[at], there[at])
+            outs.setdefault(t, torch.zeros(len(rows), *out.shape[1:]))[at] = out
+            covered[at] = True
+        if table.whole is not None:
+            fit(np.searchsorted(rows, np.sort(table.whole)), learner)
+    made.patterns = torch.from_numpy(_patterns(present))
+    return Fitted(outs, covered, made.state_dict())
+
+
+def _patterns(present: np.ndarray) -> np.ndarray:
+    """[patterns, V] patterns of present views that enough rows show; the most common one where none does."""
+    found, counts = np.unique(present[present.any(1)], axis=0, return_counts=True)
+    if not len(found):
+        return np.ones((1, present.shape[1]), bool)
+    return found[counts >= min(_SEEN, counts.max())]
+
+
+@torch.inference_mode()
+def answered(learner: Any, x: np.ndarray, there: np.ndarray, chunk: int = 4096) -> Tensor:
+    """What a learner says of many rows, a few at a time."""
+    learner.eval()
+    parts = [
+        learner(torch.from_numpy(x[at : at + chunk]), torch.from_numpy(there[at : at + chunk])).float()
+        for at in range(0, max(len(x), 1), chunk)
+    ]
+    return torch.cat(parts)
+
+
+def network(
+    member: dict[str, Any],
+    table: Table,
+    seed: int,
+    store: Store,
+    *,
+    seconds: float | None,
+    device: str | None,
+    progress: Progress,
+) -> Fitted | None:
+    """A network trained on as many folds as `member["models"]` says and the time allows; None where there was time for none.
+
+    Args:
+        seconds: for all of it; each training plans its steps by its share.
+    """
+    folds, states = table.folds[: member["models"]], []
+    outs: dict[int, Tensor] = {}
+    covered, end = np.zeros(len(table.rows), bool), None if seconds is None else clock.monotonic() + seconds
+    keys = [table.data.views[v].key for v in member["views"]]
+    took = 0.0
+    for number, fold in enumerate(folds):
+        left = None if end is None else (end - clock.monotonic()) / (len(folds) - number)
+        if left is not None and left < 2.0 and states:
+            break
+        name = _name({**member, "models": number}, table, seed, keys)
+        one = _step(store, name, member["name"], lambda fold=fold, left=left: _network(member, table, fold, seed, left, device, progress))  # type: ignore[misc]
+        at = one.covered
+        for t, out in one.outs.items():
+            outs.setdefault(t, torch.zeros_like(out))[torch.from_numpy(at)] = out[torch.from_numpy(at)]
+        covered |= at
+        states.append(one.state)
+        took += one.seconds
+    state = {f"models.{i}.{k}": v for i, s in enumerate(states) for k, v in s.items()}
+    return Fitted(outs, covered, state, len(states), took)
+
+
+def _network(
+    member: dict[str, Any], table: Table, fold: Fold, seed: int, seconds: float | None, device: str | None, progress: Progress
+) -> Fitted:
+    ready, rows = table.ready, table.rows
+    recipe = {**ready.run.recipe, "fusion": member["fusion"], "seed": seed}
+    bundle = new_bundle(replace(ready, run=replace(ready.run, recipe=recipe), rows=fold.train, held=fold.held))
+    assert isinstance(bundle.model, Model)
+    try:
+        train(
+            bundle.model,
+            table.data,
+            fold.train,
+            fold.held if len(fold.held) else fold.test,
+            TrainOptions(**recipe["train"]),
+            seed=seed,
+            device=device,
+            budget_s=seconds,
+            loss_weights=recipe["loss"],
+            main=recipe.get("main"),
+            progress=progress,
+        )
+    except Interrupted:
+        raise RecipeError(
+            "fit", "was interrupted before a network had learned anything", fix="run it again: what is finished is kept"
+        ) from None
+    said, _ = outputs(bundle.model, table.data, fold.test)
+    at = torch.from_numpy(np.searchsorted(rows, fold.test))
+    outs, covered = {}, np.zeros(len(rows), bool)
+    for t, (target, task) in enumerate(zip(bundle.model.targets, bundle.model.tasks)):
+        out = task.tempered(said[target].float())
+        outs[t] = torch.zeros(len(rows), *out.shape[1:])
+        outs[t][at] = out
+    covered[at.numpy()] = True
+    return Fitted(outs, covered, bundle.model.state_dict(), 1)
+
+
+# -- what is stored -----------------------------------------------------------------------------------------------
+
+
+def _name(member: dict[str, Any], table: Table, seed: int, keys: Sequence[str]) -> str:
+    """A hash of all that a step is made from."""
+    recipe = table.ready.run.recipe
+    about = [FORMAT, __version__, {k: v for k, v in member.items() if k != "name"}, seed, list(keys)]
+    about += [recipe["parts"], recipe["train"] | recipe["loss"] if "fusion" in member else "", recipe["width"]]
+    h = hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=20)
+    for fold in table.folds:
+        for part in (fold.train, fold.held, fold.test):
+            h.update(np.ascontiguousarray(part, np.int64).tobytes() + b"|")
+    h.update(b"" if table.whole is None else np.ascontiguousarray(table.whole, np.int64).tobytes())
+    for name, target in table.data.targets.items():
+        cells = target.cells(table.rows)
+        h.update(name.encode() + cells.rows.numpy().tobytes())
+        for key in sorted(cells.x):
+            h.update(cells.x[key].contiguous().numpy().tobytes())
+    for view in table.data.views.values():
+        h.update(view.present[table.rows].tobytes())
+    if table.data.weight is not None:
+        h.update(table.data.weight.tobytes())
+    return h.hexdigest()
+
+
+def _step(store: Store, name: str, label: str, make: Callable[[], Fitted]) -> Fitted:
+    found = store.find(name)
+    if found is not None:
+        try:
+            return _read(found)
+        except (OSError, ValueError, KeyError, SafetensorError):  # cleared under way, or damaged: made again
+            shutil.rmtree(found, ignore_errors=True)
+    start = clock.monotonic()
+    made = make()
+    made.seconds = clock.monotonic() - start
+
+    def fill(folder: Path) -> None:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in made.state.items()}, folder / "state.safetensors")
+        outs = {str(t): out.contiguous() for t, out in made.outs.items()}
+        save_file({**outs, "covered": torch.from_numpy(made.covered)}, folder / "outs.safetensors")
+        about = {"column": f"step {label}", "units": len(made.covered), "models": made.models, "seconds": made.seconds}
+        (folder / "meta.json").write_text(json.dumps(about, ensure_ascii=False), "utf-8")
+
+    store.put(fill, lambda: name)
+    return made
+
+
+def _read(folder: Path) -> Fitted:
+    outs, about = load_file(folder / "outs.safetensors"), json.loads((folder / "meta.json").read_text("utf-8"))
+    covered = outs.pop("covered").numpy()
+    state = load_file(folder / "state.safetensors")
+    return Fitted({int(t): out for t, out in outs.items()}, covered, state, about["models"], about["seconds"], stored=True)

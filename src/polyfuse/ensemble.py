@@ -1,0 +1,262 @@
+"""Many members, one answer: each speaks where it has learned to, weighed by how well it answered rows it had not seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .core import Batch, Codec, Encoder, Inputs, Layout, Learner, Task, Tokens, encoders, learners, tasks
+from .core.layers import Fitted
+from .learners.features import vector_of
+from .model import Model
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch as the members see it, before any of them answers.
+
+    Args:
+        features: {view: x [B, F], there [B, G]}.
+        tokens: of each network, in the order of the members.
+        present: {view: [B] bool}.
+    """
+
+    features: dict[str, tuple[Tensor, Tensor]]
+    tokens: list[Tokens]
+    present: dict[str, Tensor]
+
+    def hide(self, hidden: dict[str, Tensor]) -> "Seen":
+        """Without the views of the rows where hidden[view] [B] is True: the same as never having had them."""
+        features, present = dict(self.features), dict(self.present)
+        for view, gone in hidden.items():
+            x, there = features[view]
+            features[view] = x.masked_fill(gone.unsqueeze(1), 0.0), there & ~gone.unsqueeze(1)
+            present[view] = present[view] & ~gone
+        return replace(self, features=features, present=present, tokens=[t.hide(hidden) for t in self.tokens])
+
+    def exchange(self, others: dict[str, "Seen"]) -> "Seen":
+        """The batch, some views taken from elsewhere."""
+        return Seen(
+            {v: others.get(v, self).features[v] for v in self.features},
+            [t.exchange({v: o.tokens[i] for v, o in others.items()}) for i, t in enumerate(self.tokens)],
+            {v: others.get(v, self).present[v] for v in self.present},
+        )
+
+
+class Describer(nn.Module):
+    """One view's untrained encoders: a vector of features and flags a row.
+
+    Args:
+        widths: how many numbers each encoder gives (F, and G where it has flags of its own).
+    """
+
+    def __init__(self, parts: Sequence[Encoder], widths: Sequence[int]):
+        super().__init__()
+        self.encoders = nn.ModuleList(parts)
+        self.layouts = [layout_of(e, w) for e, w in zip(parts, widths)]
+
+    @property
+    def layout(self) -> Layout:
+        return side_by_side(self.layouts)
+
+    def forward(self, batch: Batch, view: str) -> tuple[Tensor, Tensor]:
+        """-> x [B, F], there [B, G]."""
+        cells = batch.cells[view]
+        layout = self.layout
+        x, there = torch.zeros(cells.size, len(layout.owner)), torch.zeros(cells.size, layout.flags, dtype=torch.bool)
+        if len(cells.rows):
+            found = [vector_of(e.features(cells.x), own) for e, own in zip(self.encoders, self.layouts)]  # type: ignore[operator]
+            x[cells.rows] = torch.cat([f for f, _ in found], 1).float()
+            there[cells.rows] = torch.cat([t for _, t in found], 1)
+        return x, there
+
+
+class Shallow(Fitted):
+    """A learner for each target, on the features of some views.
+
+    It speaks of rows whose pattern of present views it has met in training: what it would say of another is a guess.
+    """
+
+    patterns: Tensor
+
+    def __init__(self, views: Sequence[str], made: Sequence[Learner | None]):
+        super().__init__()
+        self.views = list(views)
+        self.targets = [i for i, learner in enumerate(made) if learner is not None]
+        self.learners = nn.ModuleList([learner for learner in made if learner is not None])
+        self.register_buffer("patterns", torch.ones(1, len(views), dtype=torch.bool))  # [patterns, views]
+
+    def forward(self, seen: Seen) -> tuple[dict[int, Tensor], Tensor]:
+        """-> {target's number: out}, speaks [B]."""
+        x, there = inputs_of(seen.features, self.views)
+        present = torch.stack([seen.present[v] for v in self.views], 1)
+        speaks = (present.unsqueeze(1) == self.patterns).all(2).any(1) & present.any(1)
+        return {t: learner(x, there) for t, learner in zip(self.targets, self.learners)}, speaks
+
+
+class Deep(nn.Module):
+    """One network, trained on several folds: the mean of what they say. It speaks where any of its views is there."""
+
+    def __init__(self, models: Sequence[Model]):
+        super().__init__()
+        self.models: Any = nn.ModuleList(models)
+        self.views = models[0].views
+
+    def tokens(self, batch: Batch) -> list[Tokens]:
+        return [named(model, model.encode(batch)) for model in self.models]
+
+    def forward(self, tokens: Sequence[Tokens]) -> dict[int, Tensor]:
+        """-> {target's number: out}."""
+        said = []
+        for model, own in zip(self.models, tokens):
+            outs = model.answers(replace(own, spans={model.spans[v]: s for v, s in own.spans.items()}))
+            said.append([task.tempered(outs[t]).float() for t, task in zip(model.targets, model.tasks)])
+        even = torch.full((len(said[0][0]), len(said)), 1 / len(said))
+        return {t: task.averaged(torch.stack(outs, 1), even) for t, (task, *outs) in enumerate(zip(self.models[0].tasks, *said))}
+
+
+class Ensemble(Fitted):
+    """Members and their weights, in the place of a `Model`.
+
+    Args:
+        views: {view: its fitted codec}.
+        targets: {target: its fitted codec}.
+        width: D of the networks.
+        parts: {target: {"task": part, **options}}, and {view: ...} for the networks.
+        about: {"features": {view: [encoder parts]}, "widths": {view: [numbers of each]}, "members": [member]}, where a member is
+            {"name", "learner", "views", "options"} or {"name", "fusion", "views", "models": how many}.
+    """
+
+    weights: Tensor
+    spare: Tensor
+    temper: Tensor
+
+    def __init__(self, views: dict[str, Codec], targets: dict[str, Codec], width: int, parts: dict[str, Any], about: dict[str, Any]):
+        super().__init__()
+        self.views, self.targets, self.width = list(views), list(targets), width
+        self.spans = {v: v for v in self.views}
+        self.tasks: Sequence[Task] = nn.ModuleList(_build(tasks, parts[t], "task", c, width) for t, c in targets.items())  # type: ignore[assignment]
+        described = [(v, [_build(encoders, p, "encoder", views[v], width) for p in ps]) for v, ps in about["features"].items()]
+        self.described = [v for v, _ in described]
+        self.describers: Any = nn.ModuleList(Describer(made, about["widths"][v]) for v, made in described)
+        self.names = [m["name"] for m in about["members"]]
+        layouts = {v: d.layout for v, d in zip(self.described, self.describers)}
+        members: list[nn.Module] = []
+        for member in about["members"]:
+            if "learner" in member:
+                members.append(shallow(member, self.tasks, layouts))
+            else:
+                mine = {v: views[v] for v in member["views"]}
+                members.append(Deep([Model(mine, targets, width, member["fusion"], parts) for _ in range(member["models"])]))
+        self.members: Any = nn.ModuleList(members)
+        shape = len(self.targets), len(members)
+        self.register_buffer("weights", torch.full(shape, 1.0 / max(len(members), 1)))  # of what the members say together
+        self.register_buffer("spare", torch.full(shape, 1.0 / max(len(members), 1)))  # where none of those may speak
+        self.register_buffer("temper", torch.ones(shape))  # what makes each member's probabilities honest
+
+    @property
+    def size(self) -> int:
+        """Numbers that have a part in answers, those of the untrained encoders among them."""
+        parts = [*self.members, *self.describers]
+        return sum(t.numel() for part in parts for t in (*part.parameters(), *part.buffers()))
+
+    def configs(self) -> dict[str, Any]:
+        """{view: config} of encoders that came from a checkpoint."""
+        found = {v: [c for e in d.encoders if (c := e.config_state()) is not None] for v, d in zip(self.described, self.describers)}
+        return {v: configs[0] for v, configs in found.items() if configs}
+
+    def encode(self, batch: Batch) -> Seen:
+        features = {v: describer(batch, v) for v, describer in zip(self.described, self.describers)}
+        tokens = [t for m in self.members if isinstance(m, Deep) for t in m.tokens(batch)]
+        return Seen(features, tokens, {v: batch.cells[v].present() for v in self.views})
+
+    def said(self, seen: Seen) -> list[tuple[dict[int, Tensor], Tensor]]:
+        """What each member says: {target's number: out}, and of which rows it may speak [B]."""
+        found, at = [], 0
+        for member in self.members:
+            if isinstance(member, Deep):
+                mine, at = seen.tokens[at : at + len(member.models)], at + len(member.models)
+                found.append((member(mine), torch.stack([seen.present[v] for v in member.views], 1).any(1)))
+            else:
+                found.append(member(seen))
+        return found
+
+    def answers(self, seen: Seen) -> dict[str, Tensor]:
+        """{target: out [B, ...]}. A row that no member may speak of gets the answer that looks at no input."""
+        said, made = self.said(seen), {}
+        for t, (target, task) in enumerate(zip(self.targets, self.tasks)):
+            mine = [(m, outs[t] / self.temper[t, m], speaks) for m, (outs, speaks) in enumerate(said) if t in outs]
+            at = [m for m, _, _ in mine]
+            outs, speaks = torch.stack([o.float() for _, o, _ in mine], 1), torch.stack([s for _, _, s in mine], 1)
+            made[target] = joined(task, outs, speaks, self.weights[t, at], self.spare[t, at])
+        return made
+
+    def embed(self, seen: Seen) -> Tensor:
+        """One vector a row: the features of all views, zeros where one is not there; of an ensemble of networks their fused rows.
+
+        Shapes:
+            -> [B, F] or [B, models * D]
+        """
+        if self.described:
+            return inputs_of(seen.features, self.described)[0]
+        models = [m for member in self.members for m in member.models]
+        return torch.cat([m.embed(replace(t, spans={m.spans[v]: s for v, s in t.spans.items()})) for m, t in zip(models, seen.tokens)], 1)
+
+    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return self.answers(self.encode(batch)), {}
+
+
+def joined(task: Task, outs: Tensor, speaks: Tensor, weights: Tensor, spare: Tensor) -> Tensor:
+    """The members' weighed mean; where none of weight may speak the spare weights count, where nobody may the constant answer.
+
+    Shapes:
+        outs [B, M, ...], speaks [B, M], weights [M], spare [M] -> out [B, ...]
+    """
+    first = weights * speaks
+    w = torch.where(first.sum(1, keepdim=True) > 0, first, spare * speaks)
+    total = w.sum(1, keepdim=True)
+    out = task.averaged(outs, w / total.clamp(min=1e-12))
+    nobody = (total <= 0).view(-1, *[1] * (out.ndim - 1))
+    return torch.where(nobody, task.constant(len(out)).to(out), out)  # type: ignore[operator]
+
+
+def shallow(member: dict[str, Any], made: Sequence[Task], layouts: dict[str, Layout]) -> Shallow:
+    """A member's learners, not fitted yet; none for a target that its learner cannot take."""
+    inputs = Inputs.of({v: layouts[v] for v in member["views"]})
+    part = learners.get(member["learner"])
+    fitting = [t.learned_as in part.takes for t in made]
+    return Shallow(
+        member["views"], [learners.build(member["learner"], t, inputs, **member["options"]) if f else None for t, f in zip(made, fitting)]
+    )
+
+
+def layout_of(encoder: Encoder, width: int) -> Layout:
+    """What the vector of an encoder is; where it does not say, `width` numbers that are there with the view."""
+    return encoder.layout or Layout((0,) * width, (0,) * width, 1)
+
+
+def side_by_side(layouts: Sequence[Layout]) -> Layout:
+    """Several encoders of one view as one."""
+    cardinality, owner, flags = [], [], 0
+    for layout in layouts:
+        cardinality += layout.cardinality
+        owner += [flags + o for o in layout.owner]
+        flags += layout.flags
+    return Layout(tuple(cardinality), tuple(owner), flags)
+
+
+def inputs_of(features: dict[str, tuple[Tensor, Tensor]], views: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The features and flags of some views side by side."""
+    return torch.cat([features[v][0] for v in views], 1), torch.cat([features[v][1] for v in views], 1)
+
+
+def named(model: Model, tokens: Tokens) -> Tokens:
+    """Tokens whose spans, and those of their depths, have the views' own names."""
+    depths = tuple(named(model, level) for level in tokens.depths)
+    return replace(tokens, spans={v: tokens.spans[s] for v, s in model.spans.items()}, depths=depths)
+
+
+def _build(registry: Any, part: dict[str, Any], key: str, *context: Any) -> Any:
+    return registry.build(part[key], *context, **{k: v for k, v in part.items() if k != key})

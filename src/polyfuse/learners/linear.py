@@ -1,0 +1,195 @@
+"""The linear learner."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core import Inputs, RecipeError, Task, learners
+from .dense import Dense, fit_link
+from .scores import held_out
+
+SOLVERS = ("auto", "logistic", "ridge")
+_DEAR = 1e11  # products beyond which logistic regression takes too long: some 5 seconds
+_PASSES = 400  # products for each entry of the matrix and each class, all strengths and steps together
+_WEAKER = 4.0  # from one strength to the next
+_STRENGTHS = 12  # most that are tried
+_HELD = 0.2  # share of the rows on which logistic regression chooses its strength
+_ENOUGH = 1e-3  # a weaker strength must cost this share less, or the search ends
+
+
+@learners("linear")
+class Linear(Dense):
+    """One weight for each feature and output: logistic regression for classes and labels, ridge regression for numbers.
+
+    Hard to beat on many features of few rows (words, descriptors of pictures), and the steadiest member there is; it
+    sees no interactions, for which `boost`, `svm` and `tabm` are there. How strongly weights are held small is chosen in `fit`:
+    for logistic regression on one row in five, for ridge regression by leaving out each row in turn.
+
+    With many classes and features logistic regression is slow. Ridge regression on classes as 0 and 1, with a softmax
+    fitted on the answers of left-out rows, then takes its place, and is seldom worse by much.
+
+    Source: logistic regression with L2 penalty by L-BFGS (Liu and Nocedal 1989); Hoerl and Kennard 1970, "Ridge Regression", with the
+    exact left-out answers of Allen 1974, "The Relationship between Variable Selection and Data Augmentation", eq. 2.
+
+    Args:
+        solver: for classes and labels: "logistic", "ridge", or "auto", which takes ridge where logistic would be slow.
+    Shapes:
+        x [B, F], there [B, G] -> out [B, C]
+    Raises:
+        RecipeError: no solver of that name.
+    Cost:
+        logistic L * D * C for each of some 200 steps; ridge L * min(L, D)^2 for each of some 6 strengths.
+    """
+
+    weights: Tensor
+    bias: Tensor
+
+    def __init__(self, task: Task, inputs: Inputs, *, solver: str = "auto"):
+        super().__init__(task, inputs)
+        if solver not in SOLVERS:
+            raise RecipeError("learner 'linear'", f"has the unknown solver '{solver}'", expected=f"one of {', '.join(SOLVERS)}")
+        self.solver = solver
+        self.register_buffer("weights", torch.zeros(0, 0))  # [D, S]
+        self.register_buffer("bias", torch.zeros(0))
+
+    def score(self, z: Tensor) -> Tensor:
+        return z @ self.weights + self.bias
+
+    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
+        turned = None
+        if z.shape[1] > len(z):  # the weights lie in the span of the rows: learn in that, which changes nothing but the time
+            turned, triangle = np.linalg.qr(z.T)
+            z = np.ascontiguousarray(triangle.T)
+        if self.kind == "numbers":
+            weights, bias = self._numbers(z, y, weight)
+        else:
+            dear = z.size * len(self.active) * _PASSES > _DEAR
+            learn = self._ridge if self.solver == "ridge" or (dear and self.solver == "auto") else self._logistic
+            weights, bias = learn(z, y, weight, seed)
+        weights = weights if turned is None else turned @ weights
+        self.weights, self.bias = torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))
+
+    def _numbers(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weights, bias = np.zeros((z.shape[1], y.shape[1])), np.zeros(y.shape[1])
+        known, pattern = np.unique(~np.isnan(y), axis=1, return_inverse=True)
+        for p, rows in enumerate(known.T):  # outputs that the same rows know are learned together
+            some = np.flatnonzero(pattern.ravel() == p)
+            t, w = y[np.ix_(rows, some)], weight[rows]
+            weights[:, some], bias[some], _ = _ridge(z[rows], t, w, lambda left_out, t=t, w=w: w @ (left_out - t) ** 2)  # type: ignore[misc]
+        self.link = torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
+        return weights, bias
+
+    def _ridge(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        hot = (y[:, None] == np.arange(len(self.active)) if y.ndim == 1 else y).astype(np.float64)
+        start = self.start[self.active].numpy()
+        again = np.bincount(y)[y] > 1 if y.ndim == 1 else np.ones(len(y), bool)  # a class's only row, left out, tells nothing
+
+        def judge(left_out: np.ndarray) -> np.ndarray:
+            _, costs = fit_link(self.kind, left_out[again], y[again], weight[again], start)
+            return np.repeat(costs.mean(), hot.shape[1])  # one strength for all, for their scores are compared
+
+        weights, bias, left_out = _ridge(z, hot, weight, judge)
+        self.link, _ = fit_link(self.kind, left_out[again], y[again], weight[again], start)
+        return weights, bias
+
+    def _logistic(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        start = self.start[self.active].numpy().astype(np.float64)
+        held = held_out(y, _HELD, seed)
+        gram = (z.T @ z).astype(np.float64) / len(z)
+        inner = _Descent(self.kind, z[~held], y[~held], weight[~held], gram)
+        coefficients, best, strength, chosen = np.zeros((z.shape[1] + 1, len(start))), np.inf, 1.0, 1.0
+        coefficients[-1] = start
+        for _ in range(_STRENGTHS):
+            coefficients = inner(strength, coefficients)
+            scores = z[held] @ coefficients[:-1] + coefficients[-1]
+            link, costs = fit_link(self.kind, scores, y[held], weight[held], start)
+            if costs.mean() > best * (1 - _ENOUGH):
+                break
+            best, found, chosen, self.link = costs.mean(), coefficients, strength, link
+            strength /= _WEAKER
+        whole = _Descent(self.kind, z, y, weight, gram)(chosen, found)
+        return whole[:-1], whole[-1]
+
+
+def _ridge(
+    z: np.ndarray, t: np.ndarray, weight: np.ndarray, judge: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights [D, S], bias [S] and left-out answers [L, S], for each output at the strength that `judge` finds cheapest.
+
+    Args:
+        judge: left-out answers [L, S] to what each output costs [S].
+    """
+    from scipy.linalg import cho_factor, cho_solve, solve_triangular
+
+    total = weight.sum()
+    centre, mean = weight @ z / total, weight @ t / total
+    root = np.sqrt(weight)[:, None]
+    rows = ((z - centre) * root).astype(np.float32)
+    aims = (t - mean) * root
+    gram = (rows.T @ rows).astype(np.float64)
+    product = rows.T @ aims
+    unit = max(np.trace(gram) / len(gram), 1e-12)
+    best = np.full(t.shape[1], np.inf)
+    weights, answers = np.zeros((z.shape[1], t.shape[1])), np.tile(mean, (len(z), 1))
+    strength, worse = 64.0, 0
+    for _ in range(_STRENGTHS):
+        factor = cho_factor(gram + strength * unit * np.eye(len(gram)), lower=True, overwrite_a=True, check_finite=False)
+        found = cho_solve(factor, product, check_finite=False)
+        half = solve_triangular(factor[0].astype(np.float32), rows.T, lower=True, check_finite=False)
+        # how far a row pulls its own answer; the mean takes its part in that
+        own = ((half**2).sum(0) + weight / total).clip(max=1 - 1e-6)[:, None]
+        left_out = t - (t - mean - (z - centre) @ found) / (1 - own)
+        costs = judge(left_out)
+        better = costs < best * (1 - _ENOUGH)
+        weights[:, better], answers[:, better], best[better] = found[:, better], left_out[:, better], costs[better]
+        worse = 0 if better.any() else worse + 1
+        if worse == 2:
+            break
+        strength /= _WEAKER
+    return weights, mean - centre @ weights, answers
+
+
+class _Descent:
+    """Weights and biases [D + 1, S] of least mean logistic loss + strength / 2 * |weights|^2, by L-BFGS.
+
+    It goes down in coordinates in which the loss is bent nearly alike in every direction: those of the bound that Boehning
+    1992, "Multinomial Logistic Regression Algorithm", sets to its curvature. That saves most of the steps.
+    """
+
+    def __init__(self, kind: str, z: np.ndarray, y: np.ndarray, weight: np.ndarray, gram: np.ndarray):
+        self.kind, self.gram, self.z = kind, gram, torch.from_numpy(z)
+        hot = y[:, None] == np.arange(y.max() + 1) if y.ndim == 1 else y
+        self.hot = torch.from_numpy(hot.astype(np.float32))
+        self.share = torch.from_numpy((weight / weight.sum()).astype(np.float32))[:, None]
+
+    def __call__(self, strength: float, start: np.ndarray) -> np.ndarray:
+        from scipy.linalg import cholesky, solve_triangular
+        from scipy.optimize import minimize
+
+        root = cholesky(0.25 * self.gram + strength * np.eye(len(self.gram)), check_finite=False)  # upper: R^T R
+
+        def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            v = flat.reshape(start.shape)
+            weights = solve_triangular(root, v[:-1], check_finite=False)
+            loss, slope, sides = self.loss(weights, v[-1])
+            slope = solve_triangular(root, slope + strength * weights, trans=1, check_finite=False)
+            return loss + 0.5 * strength * float((weights**2).sum()), np.concatenate([slope, sides[None]]).ravel()
+
+        v = np.concatenate([root @ start[:-1], start[-1:]])
+        done = minimize(cost, v.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6, "gtol": 1e-5})
+        v = done.x.reshape(start.shape)
+        return np.concatenate([solve_triangular(root, v[:-1], check_finite=False), v[-1:]])
+
+    def loss(self, weights: np.ndarray, bias: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """The mean loss and its slopes along the weights and biases."""
+        scores = self.z @ torch.from_numpy(weights.astype(np.float32)) + torch.from_numpy(bias.astype(np.float32))
+        if self.kind == "classes":
+            logs = scores.log_softmax(1)
+            losses, error = -logs * self.hot, logs.exp_() - self.hot
+        else:
+            losses, error = F.softplus(scores) - scores * self.hot, scores.sigmoid() - self.hot
+        error = error * self.share
+        return float((losses * self.share).sum(dtype=torch.float64)), (self.z.T @ error).double().numpy(), error.sum(0).double().numpy()

@@ -1,0 +1,6 @@
+"""Sound: any rate and depth, one channel or two, as a log-mel spectrogram that is computed once."""
+
+from .codec import AudioCodec
+from .encoders import AudioCnn, AudioGru, AudioTransformer
+
+__all__ = ["AudioCnn", "AudioCodec", "AudioGru", "AudioTransformer"]

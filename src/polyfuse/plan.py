@@ -1,0 +1,237 @@
+"""What `fit` will do under a preset: which encoders run, which members learn, in which order, and about how long it takes."""
+
+import time as clock
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+
+from .core import Codec, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners
+from .data import Dataset
+from .learners import TrainOptions
+from .model import Model
+from .ready import Ready
+
+PRESETS = ("fast", "good", "best")
+BUDGETS = {"fast": 120.0, "good": 600.0, "best": 3600.0}  # seconds, where the user gives none
+_NARROW = 600  # features that trees are grown on; beyond, linear learners are as good and far faster
+_SMALL = 6000  # rows; below, five folds are cut instead of three
+_PATIENT = 0.35  # of the budget: a single step that would take more is left out
+_PROBE = 16  # cells an encoder is timed on
+_LIBRARIES = {"boost-lightgbm": "lightgbm", "boost-catboost": "catboost", "tabm": "tabm"}
+
+
+@dataclass
+class Step:
+    """One member to learn.
+
+    Args:
+        member: as `Ensemble` takes it.
+        seconds: estimated, for all folds.
+    """
+
+    member: dict[str, Any]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return self.member["name"]
+
+    @property
+    def deep(self) -> bool:
+        return "fusion" in self.member
+
+
+@dataclass
+class Plan:
+    """What will be done.
+
+    Args:
+        features: {view: the parts of its untrained encoders}.
+        encoding_s: {view: seconds its encoders are estimated to take}.
+        steps: in order.
+        folds: how many.
+        left_out: what does not fit, as lines.
+    """
+
+    preset: str
+    budget_s: float
+    features: dict[str, list[dict[str, Any]]]
+    encoding_s: dict[str, float]
+    steps: list[Step]
+    folds: int
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.encoding_s.values()) + sum(s.seconds for s in self.steps)
+
+    def lines(self) -> list[str]:
+        told = f"preset {self.preset}: about {_time(self.seconds)} for what is not stored yet, at most {_time(self.budget_s)}"
+        out = [told + f"; {self.folds} folds" * (self.folds > 1)]
+        for view, parts in self.features.items():
+            out.append(f"  encode {view}: {', '.join(p['encoder'] for p in parts)}, about {_time(self.encoding_s[view])}")
+        for step in self.steps:
+            out.append(f"  learn {step.name}, about {_time(step.seconds)}")
+        return out + [f"  left out: {line}" for line in self.left_out]
+
+
+def folds_for(rows: int) -> int:
+    return 5 if rows <= _SMALL else 3
+
+
+def features_for(views: dict[str, Codec], recipe: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """{view: parts}: the codec's untrained encoder, and the one the recipe names where that trains no more (a frozen checkpoint)."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for view, codec in views.items():
+        parts = [{"encoder": codec.untrained}] if codec.untrained else []
+        named = recipe["parts"].get(view)
+        if named and named not in parts and not isinstance(codec, TableCodec) and named["encoder"] != codec.encoder:
+            part = encoders.get(named["encoder"])
+            options = {k: v for k, v in named.items() if k != "encoder"}
+            if part.frozen or encoders.build(named["encoder"], codec, recipe["width"], **options).frozen:
+                parts.append(named)
+        if parts:
+            found[view] = parts
+    return found
+
+
+def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made: Sequence[Task], folds: int, given: bool) -> Plan:
+    """The steps of a preset for this table.
+
+    Args:
+        rows: that take part.
+        made: the targets' tasks.
+        given: validation rows are given: one fold, no last fit.
+    Raises:
+        RecipeError: an unknown preset, or one whose learners take none of the targets.
+    """
+    data, recipe = ready.data, ready.run.recipe
+    features = features_for(data.codecs, recipe)
+    encoding, widths = _probe(data, features, recipe)
+    fits = 1 if given else folds + 1
+    outputs = max(_outputs(t) for t in made)
+    plan = Plan(preset, budget_s, features, encoding, [], folds)
+    for name, views, options in _members(preset, features, widths, data.codecs):
+        part = learners.get(name)
+        if not any(t.learned_as in part.takes for t in made):
+            continue
+        seconds = fits * part.cost(len(rows), sum(widths[v] for v in views), outputs) * len(made)
+        label = f"{name} on {'all' if len(views) == len(data.views) > 1 else ' + '.join(views)}"
+        label += f" ({', '.join(str(v) for v in options.values())})" if options else ""
+        _add(plan, Step({"name": label, "learner": name, "views": views, "options": options}, seconds))
+    if preset != "fast":
+        _add_networks(plan, ready, rows)
+    if not plan.steps:
+        names = ", ".join(f"'{t.codec.column}' ({t.name})" for t in made)
+        raise RecipeError(f"preset '{preset}'", f"has no learner that takes the target {names}", fix="--preset good, or name a --fusion")
+    return plan
+
+
+def _add(plan: Plan, step: Step) -> None:
+    if step.seconds > _PATIENT * plan.budget_s and plan.steps:
+        plan.left_out.append(f"{step.name}, which would take about {_time(step.seconds)}")
+    else:
+        plan.steps.append(step)
+
+
+def _members(preset: str, features: Any, widths: dict[str, int], codecs: dict[str, Codec]) -> list[tuple[str, list[str], dict[str, Any]]]:
+    """(learner, views, options) in the order of what they promise for their time."""
+    views, everything = list(features), [list(features)] if len(features) > 1 else []
+    narrow = [[v] for v in views if widths[v] <= _NARROW] + [e for e in everything if sum(widths.values()) <= _NARROW]
+    alone = [[v] for v in views]
+    found: list[tuple[str, list[str], dict[str, Any]]] = [("linear", vs, {}) for vs in alone + everything]
+    found += [("boost", vs, {}) for vs in narrow]
+    if preset == "fast":
+        return found
+    found += [("svm", vs, {}) for vs in alone + everything]
+    found += [("tabm", vs, {}) for vs in (everything or alone)]
+    found += [("fused", vs, {"fusion": f}) for f in ("concat", "lowrank") for vs in everything]
+    if preset == "best":
+        found += [("neighbours", vs, {}) for vs in alone + everything]
+        found += [(f"boost-{kind}", vs, {}) for kind in ("lightgbm", "catboost") for vs in narrow]
+        found += [("fused", vs, {"fusion": f}) for f in ("gmu", "transformer") for vs in everything]
+        found += [("linear", list(pair), {}) for pair in combinations(views, 2) if len(views) > 2]
+    known = [f for f in found if f[0] in learners and not (f[0] in _LIBRARIES and find_spec(_LIBRARIES[f[0]]) is None)]
+    return [f for f in known if "fusion" not in f[2] or f[2]["fusion"] in fusions]
+
+
+def _add_networks(plan: Plan, ready: Ready, rows: np.ndarray) -> None:
+    """Networks end to end, where some view is more than a row of numbers and its encoder is to be trained."""
+    data, recipe = ready.data, ready.run.recipe
+    frozen = [v for v, parts in plan.features.items() if len(parts) > 1]
+    if frozen or all(c.tabular or c.plain for c in data.codecs.values()):
+        return
+    wanted = [recipe["fusion"]["name"]] if plan.preset == "good" else [recipe["fusion"]["name"], "multiply", "transformer"]
+    names = list(dict.fromkeys(f for f in wanted if f in fusions and fusions.get(f).level == "representation"))
+    for name in names:
+        member = {"fusion": {**recipe["fusion"], "name": name} if name == recipe["fusion"]["name"] else {"name": name}}
+        epoch_s = _epoch(ready, rows, member["fusion"])
+        epochs = TrainOptions(**recipe["train"]).for_rows(len(rows)).epochs
+        models = plan.folds if plan.preset == "best" else min(plan.folds, 2)
+        seconds = min(epochs * epoch_s * models, 0.6 * plan.budget_s)
+        plan.steps.append(Step({"name": f"network ({name})", "views": list(data.views), "models": models, **member}, seconds))
+
+
+def _epoch(ready: Ready, rows: np.ndarray, fusion: dict[str, Any]) -> float:
+    """Seconds of one epoch, from the second of two small batches forward and back."""
+    data, recipe = ready.data, ready.run.recipe
+    torch.manual_seed(0)
+    model = Model(data.codecs, {t: ready.codecs[t] for t in data.targets}, recipe["width"], fusion, recipe["parts"]).train()
+    took = 0.0
+    for _ in range(2):
+        start = clock.monotonic()
+        batch = data.batch(rows[: 2 * _PROBE], (0, 0))
+        outs, losses = model(batch)
+        model.loss(outs, losses, batch, {}).backward()
+        took = clock.monotonic() - start
+    return took / min(len(rows), 2 * _PROBE) * len(rows)
+
+
+def _probe(data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
+    """Of each view the seconds its encoders will take, and how many numbers they give, from a few cells."""
+    seconds, widths = {}, {}
+    for view, parts in features.items():
+        prepared = data.views[view]
+        some = np.flatnonzero(prepared.present)[:_PROBE]
+        seconds[view], widths[view] = 0.0, 0
+        for part in parts:
+            options = {k: v for k, v in part.items() if k != "encoder"}
+            encoder = encoders.build(part["encoder"], data.codecs[view], recipe["width"], **options).eval()
+            x = prepared.cells(some).x if len(some) else data.codecs[view].collate([data.codecs[view].filler()])
+            with torch.inference_mode():
+                encoder.features(x)
+                start = clock.monotonic()
+                encoded = encoder.features(x)
+            took = clock.monotonic() - start
+            seconds[view] += took / max(len(some), 1) * int(prepared.present.sum())
+            widths[view] += encoded.x.shape[2]
+    return seconds, widths
+
+
+def _outputs(task: Task) -> int:
+    values = getattr(task, "values", None)
+    return len(values) if values else int(getattr(task, "outputs", 1))
+
+
+def _time(seconds: float) -> str:
+    """As a person says it.
+
+    Example:
+        >>> _time(0.4), _time(75), _time(5000)
+        ('1 s', '75 s', '1.4 h')
+    """
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def checked(preset: str) -> str:
+    """The preset, if there is one of that name."""
+    if preset not in PRESETS:
+        raise RecipeError(f"preset '{preset}'", "unknown", expected=f"one of {', '.join(PRESETS)}", fix=did_you_mean(preset, PRESETS))
+    return preset

@@ -1,0 +1,285 @@
+"""fit under a preset: encode once, learn members fold by fold, keep what helps, say whether fusing pays."""
+
+import time as clock
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .bundle import Bundle, build
+from .card import about_data, versions
+from .core import Cells, RecipeError, Task, encoders, tasks
+from .core.progress import Progress
+from .crossfit import Fitted, Table, learn, network
+from .data import Fold, Splitter, windows
+from .ensemble import Ensemble, layout_of
+from .evaluate import evaluate
+from .learners.features import described
+from .plan import Plan, Step, folds_for, make_plan
+from .ready import Ready, Run
+from .selection import Said, judge, tempered, told
+
+
+@dataclass
+class Member:
+    """A step that was made."""
+
+    step: Step
+    fitted: Fitted
+    temper: list[float]
+    score: float
+
+
+@dataclass
+class Course:
+    """A fit under a preset, as far as it has come.
+
+    Args:
+        started: on the monotonic clock.
+        save: called with a bundle whenever there is a better one.
+        seed: of the folds and of all learners.
+    """
+
+    ready: Ready
+    plan: Plan
+    table: Table
+    started: float
+    seed: int
+    device: str | None
+    save: Callable[[Bundle], None]
+    widths: dict[str, list[int]] = field(default_factory=dict)
+    encoders: dict[str, list[Any]] = field(default_factory=dict)
+    members: list[Member] = field(default_factory=list)
+
+    @property
+    def run(self) -> Run:
+        return self.ready.run
+
+    @property
+    def targets(self) -> list[str]:
+        return list(self.ready.data.targets)
+
+    def left(self) -> float:
+        return self.plan.budget_s - (clock.monotonic() - self.started)
+
+    # -- the steps ---------------------------------------------------------------------------------------------
+
+    def encode(self) -> None:
+        """The features of every view, from the store where it has them."""
+        data, width = self.ready.data, self.run.recipe["width"]
+        with self.run.progress.bar("encoding", sum(len(data.views[v].present) * len(ps) for v, ps in self.plan.features.items())) as bar:
+            for view, parts in self.plan.features.items():
+                bar.about(view)
+                made, stored, layouts = [], [], []
+                for part in parts:
+                    options = {k: v for k, v in part.items() if k != "encoder"}
+                    encoder = encoders.build(part["encoder"], data.codecs[view], width, **options)
+                    found = described(view, data.views[view], self.table.rows, encoder, part, self.run.store, bar.step)
+                    made.append(encoder)
+                    stored.append(found)
+                    layouts.append(layout_of(encoder, _width(found)))
+                self.encoders[view] = made
+                self.widths[view] = [len(own.owner) + (own.flags if e.layout else 0) for own, e in zip(layouts, made)]
+                self.table.add(view, stored, layouts)
+
+    def learn(self) -> None:
+        """Step after step while there is time; Ctrl-C keeps what is finished."""
+        say, judged = self.run.progress.say, 0
+        with self.run.progress.bar("learning", sum(s.seconds for s in self.plan.steps)) as bar:
+            try:
+                for step in self.plan.steps:
+                    bar.about(step.name)
+                    if step.deep and judged < len(self.members):  # it may take long: what is there by now is worth keeping
+                        self.save(self.bundle())
+                        judged = len(self.members)
+                    if self.members and self.left() < min(step.seconds, 0.5 * self.plan.budget_s):
+                        say(f"  {step.name}: left out, the time is nearly up", "yellow")
+                        continue
+                    self._make(step)
+                    bar.step(step.seconds)
+            except KeyboardInterrupt:
+                if not self.members:
+                    raise RecipeError("fit", "was interrupted before anything had been learned", fix="run it again") from None
+                say("interrupted: keeping what is learned so far", "yellow")
+
+    def _make(self, step: Step) -> None:
+        store = self.run.store
+        if step.deep:
+            seconds = max(self.left() - 0.05 * self.plan.budget_s, 2.0)
+            fitted = network(step.member, self.table, self.seed, store, seconds=seconds, device=self.device, progress=Progress(quiet=True))
+            step.member = {**step.member, "models": fitted.models}
+        else:
+            fitted = learn(step.member, self.table, self.seed, store)
+        tempers, score = [], float("nan")
+        for t, task in enumerate(self.table.tasks):
+            if t not in fitted.outs:
+                tempers.append(1.0)
+                continue
+            out, truth = self._judged(t, fitted.covered, fitted.outs[t])
+            tempers.append(tempered(task, out, truth) if len(truth.rows) else 1.0)
+            if self.targets[t] == self.run.recipe["main"] and len(truth.rows):
+                score = task.scores(out / tempers[-1], truth).get(task.metric, float("nan"))
+        self.members.append(Member(step, fitted, tempers, score))
+        main = self.table.tasks[self.targets.index(self.run.recipe["main"])]
+        how = "stored" if fitted.stored else f"{fitted.seconds:.1f} s"
+        self.run.progress.say(f"  {step.name:<32} {main.metric} {score:<8.4g} {how}")
+
+    def _judged(self, t: int, covered: np.ndarray, out: Tensor) -> tuple[Tensor, Cells]:
+        """The answers to covered, labelled rows, and their truth."""
+        target = self.ready.data.targets[self.targets[t]]
+        at = np.flatnonzero(covered & target.present[self.table.rows])
+        cells = target.cells(self.table.rows[at])
+        return out[torch.from_numpy(at)], Cells(cells.x, torch.arange(len(at)), len(at))
+
+    # -- the result --------------------------------------------------------------------------------------------
+
+    def bundle(self) -> Bundle:
+        """The members that count, weighed, as a bundle; its card says what each is worth and whether fusing pays."""
+        verdicts, weights, spare, outs = {}, [], [], {}
+        present = self.ready.data.present(self.table.rows)
+        views = list(self.ready.data.views)
+        speaks = torch.from_numpy(np.stack([_speaks(m, present, views) for m in self.members], 1))
+        for t, target in enumerate(self.targets):
+            mine = [i for i, m in enumerate(self.members) if t in m.fitted.outs]
+            said = self._said(t, mine, speaks)
+            found, w, s = judge(said, self.seed)
+            for all_of, own in ((weights, w), (spare, s)):
+                full = torch.zeros(len(self.members))
+                full[mine] = own
+                all_of.append(full)
+            verdicts[target] = found
+            answer = said.together(w)
+            self.table.tasks[t].calibrate(answer, said.truth)
+            outs[target] = answer, said.truth
+        return self._built(torch.stack(weights), torch.stack(spare), verdicts, outs)
+
+    def _said(self, t: int, mine: list[int], speaks: Tensor) -> Said:
+        """What these members say of the rows that all of them have spoken of unseen."""
+        covered = np.logical_and.reduce([self.members[i].fitted.covered for i in mine])
+        answers = [self._judged(t, covered, self.members[i].fitted.outs[t] / self.members[i].temper[t]) for i in mine]
+        at = np.flatnonzero(covered & self.ready.data.targets[self.targets[t]].present[self.table.rows])
+        task, weight = self.table.tasks[t], self.ready.data.weight
+        if hasattr(task, "temperature"):
+            task.temperature.fill_(1.0)  # type: ignore[operator]
+        return Said(
+            task,
+            torch.stack([out for out, _ in answers], 1),
+            speaks[torch.from_numpy(at)][:, mine],
+            answers[0][1],
+            [tuple(self.members[i].step.member["views"]) for i in mine],
+            None if weight is None else torch.from_numpy(weight[self.table.rows[at]]),
+        )
+
+    def _built(self, weights: Tensor, spare: Tensor, verdicts: dict[str, Any], outs: dict[str, Any]) -> Bundle:
+        kept = [i for i in range(len(self.members)) if (weights[:, i] + spare[:, i]).sum() > 0]
+        used = {v for i in kept if not self.members[i].step.deep for v in self.members[i].step.member["views"]}
+        features = {v: parts for v, parts in self.plan.features.items() if v in used}
+        about = {
+            "features": features,
+            "widths": {v: self.widths[v] for v in features},
+            "members": [self.members[i].step.member for i in kept],
+        }
+        recipe = {**self.run.recipe, "ensemble": about}
+        bundle = build(recipe, {n: c.state() for n, c in self.ready.codecs.items()})
+        model = bundle.model
+        assert isinstance(model, Ensemble)
+        for view, describer in zip(model.described, model.describers):
+            describer.encoders = torch.nn.ModuleList(self.encoders[view])
+        for member, i in zip(model.members, kept):
+            member.load_state_dict(self.members[i].fitted.state)
+        model.weights.copy_(_normal(weights[:, kept]))
+        model.spare.copy_(_normal(spare[:, kept]))
+        model.temper.copy_(torch.tensor([[self.members[i].temper[t] for i in kept] for t in range(len(self.targets))]))
+        for own, made in zip(model.tasks, self.table.tasks):
+            own.load_state_dict(made.state_dict())
+        model.eval()
+        bundle.card = self._card(bundle, kept, weights, spare, verdicts, outs)
+        return bundle
+
+    def _card(self, bundle: Bundle, kept: list[int], weights: Tensor, spare: Tensor, verdicts: Any, outs: Any) -> dict[str, Any]:
+        metrics, reports = {}, {}
+        for target, task in zip(self.targets, self.table.tasks):
+            out, truth = outs[target]
+            metrics[target], reports[target] = evaluate(task, out, truth), task.report(out, truth)
+        main = self.targets.index(self.run.recipe["main"])
+        warnings = [line for target, found in verdicts.items() for line in told(target, found) if not found["signal"]]
+        return {
+            "data": about_data(self.ready, self.table.rows, max(len(truth.rows) for _, truth in outs.values())),
+            "main": self.run.recipe["main"],
+            "metrics": metrics,
+            "report": reports,
+            "verdict": verdicts,
+            "members": [
+                {
+                    "name": m.step.name,
+                    "views": m.step.member["views"],
+                    "score": None if np.isnan(m.score) else m.score,
+                    "weight": round(float(weights[main, i]), 4),
+                    "spare": round(float(spare[main, i]), 4),
+                    "seconds": round(m.fitted.seconds, 2),
+                }
+                for i, m in enumerate(self.members)
+            ],
+            "warnings": warnings,
+            "model": {
+                "fusion": f"ensemble of {len(kept)}",
+                "encoders": {v: " + ".join(p["encoder"] for p in parts) for v, parts in self.plan.features.items()},
+                "parameters": bundle.model.size,
+            },
+            **versions(),
+        }
+
+
+def start(ready: Ready, preset: str, budget_s: float, started: float, device: str | None, save: Callable[[Bundle], None]) -> Course:
+    """The folds, the tasks and the plan of a fit under a preset."""
+    recipe = ready.run.recipe
+    folds, whole, split = _folds(ready)
+    ready.run.split = split
+    made = _tasks(ready)
+    table = Table(ready, folds, whole, made)
+    plan = make_plan(preset, budget_s, ready, table.rows, made, len(folds), whole is None)
+    return Course(ready, plan, table, started, recipe["seed"], device, save)
+
+
+def _folds(ready: Ready) -> tuple[list[Fold], np.ndarray | None, str]:
+    """Folds over the labelled rows; one, without a last fit on everything, where validation rows are given."""
+    run, rows = ready.run, ready.rows
+    if len(ready.held):
+        return [Fold(rows, rows[:0], ready.held)], None, run.split
+    cut = windows(run.table, run.schema.window) if run.schema.window else None
+    splitter = Splitter(run.table, run.schema, cut, run.recipe["main"])
+    folds, split = splitter.folds(folds_for(len(rows)), run.recipe["seed"])
+    labelled = set(rows.tolist())
+    kept = [Fold(*(np.array([r for r in part if int(r) in labelled], np.int64) for part in (f.train, f.held, f.test))) for f in folds]
+    whole = np.unique(np.concatenate([part for f in kept for part in (f.train, f.held, f.test)]))
+    return kept, whole, f"{len(kept)} folds, {split}"
+
+
+def _tasks(ready: Ready) -> list[Task]:
+    made = []
+    for target, cells in ready.data.targets.items():
+        part = ready.run.recipe["parts"][target]
+        task = tasks.build(part["task"], ready.codecs[target], ready.run.recipe["width"], **{k: v for k, v in part.items() if k != "task"})
+        task.fit(cells.cells(ready.rows).x)
+        made.append(task.eval().requires_grad_(False))
+    return made
+
+
+def _speaks(member: Member, present: np.ndarray, views: list[str]) -> np.ndarray:
+    at = [views.index(v) for v in member.step.member["views"]]
+    own = present[:, at]
+    if member.step.deep:
+        return own.any(1)
+    patterns = member.fitted.state["patterns"].numpy()
+    return (own[:, None] == patterns).all(2).any(1) & own.any(1)
+
+
+def _normal(weights: Tensor) -> Tensor:
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
+
+
+def _width(stored: Any) -> int:
+    return int(getattr(stored, "first", stored).arrays["features"].shape[1])

@@ -1,0 +1,209 @@
+"""Which members count, and whether fusing pays: greedy selection and its test, on answers to rows a member had not seen."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .core import Cells, Task
+from .ensemble import joined
+from .evaluate import difference, evaluate, naive
+
+_ROUNDS = 25
+_BAGS = 8
+_WORK = 4e8  # numbers that one selection may touch; more rows are sampled
+_LEAST = 0.02  # a member with less of the weight is left out
+
+
+@dataclass
+class Said:
+    """What the members say of the labelled rows of one target, each row by a fit that had not seen it.
+
+    Args:
+        task: of the target.
+        outs: [L, M, ...] of each member, honest (see `tempered`).
+        speaks: [L, M] whether the member may speak of the row.
+        truth: of these rows: `truth.rows` is 0 .. L - 1.
+        views: of each member, the views it looks at.
+        weight: [L] of each row, or None.
+    """
+
+    task: Task
+    outs: Tensor
+    speaks: Tensor
+    truth: Cells
+    views: Sequence[tuple[str, ...]]
+    weight: Tensor | None = None
+
+    def rows(self, at: Tensor) -> "Said":
+        truth = Cells({k: v[at] for k, v in self.truth.x.items()}, torch.arange(len(at)), len(at))
+        weight = None if self.weight is None else self.weight[at]
+        return Said(self.task, self.outs[at], self.speaks[at], truth, self.views, weight)
+
+    def together(self, weights: Tensor) -> Tensor:
+        """The answer of these weights [M], as out [L, ...]."""
+        return joined(self.task, self.outs, self.speaks, weights, weights)
+
+    def losses(self, out: Tensor) -> Tensor:
+        """[L] of each row, in the task's own loss."""
+        found = torch.zeros(len(out))
+        losses, rows = self.task.row_losses(out, self.truth)
+        found[rows] = losses.float()
+        return found
+
+
+def tempered(task: Task, out: Tensor, truth: Cells) -> float:
+    """The temperature that makes a member's probabilities honest; 1 where answers are numbers."""
+    judge = copy.deepcopy(task)
+    judge.calibrate(out, truth)
+    found = getattr(judge, "temperature", None)
+    return 1.0 if found is None else float(found)
+
+
+def select(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
+    """Weights [M] of these members, the others zero.
+
+    Members are added one by one, with replacement, whichever lowers the loss of the mean most; this is done on several
+    bootstrap samples of the rows, and the weights are the mean over these: a member that helped by chance on one sample gets
+    little, and below one fiftieth nothing.
+    Source: Caruana et al. 2004, "Ensemble Selection from Libraries of Models", sections 2.1 to 2.3; rows are drawn in the bags
+    where they draw models.
+
+    Cost:
+        bags * rounds * members passes over the answers.
+    """
+    weights = torch.zeros(said.outs.shape[1])
+    if len(members) == 1 or not said.outs.shape[0]:
+        weights[list(members)] = 1.0 / max(len(members), 1)
+        return weights
+    rng = np.random.default_rng((seed, 3))
+    per_row = max(1, said.outs[0].numel() * _ROUNDS * _BAGS)
+    some = said
+    if (most := int(max(500, _WORK / per_row))) < len(said.outs):
+        some = said.rows(torch.from_numpy(np.sort(rng.permutation(len(said.outs))[:most])))
+    probability = some.task.probability(some.outs)
+    values = some.outs if probability is None else probability.float()
+    for _ in range(_BAGS):
+        drawn = torch.from_numpy(np.bincount(rng.integers(len(values), size=len(values)), minlength=len(values))).float()
+        counts = _greedy(some, values, probability is not None, drawn if some.weight is None else drawn * some.weight, members)
+        weights += counts / counts.sum() / _BAGS
+    weights[weights < _LEAST] = 0.0
+    return weights / weights.sum()
+
+
+def _greedy(said: Said, values: Tensor, probable: bool, drawn: Tensor, members: Sequence[int]) -> Tensor:
+    """How often each member was added [M]."""
+    wide = (-1, *[1] * (values.ndim - 2))
+    constant = said.task.constant(len(values))  # type: ignore[operator]
+    nobody = said.task.probability(constant).float() if probable else constant.float()  # type: ignore[union-attr]
+    total, count = torch.zeros_like(values[:, 0]), torch.zeros(len(values))
+    counts, best = torch.zeros(values.shape[1]), np.inf
+    for _ in range(_ROUNDS):
+        losses = {}
+        for m in members:
+            voices = count + said.speaks[:, m]
+            mean = (total + values[:, m] * said.speaks[:, m].view(wide)) / voices.clamp(min=1).view(wide)
+            mean = torch.where((voices > 0).view(wide), mean, nobody)
+            losses[m] = float((said.losses(said.task.out_of(mean) if probable else mean) * drawn).sum() / drawn.sum())
+        m = min(losses, key=losses.__getitem__)
+        if not losses[m] < best * (1 - 1e-4) and counts.sum():
+            break
+        best = losses[m]
+        counts[m] += 1
+        total = total + values[:, m] * said.speaks[:, m].view(wide)
+        count = count + said.speaks[:, m]
+    return counts
+
+
+def held_out(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
+    """The answer of a selection [L, ...], each half of the rows by the weights that the other half chose: no row judges itself."""
+    half = torch.from_numpy(np.random.default_rng((seed, 4)).permutation(len(said.outs)) % 2 == 0)
+    out = said.together(select(said, members, seed))
+    for mine, other in ((half, ~half), (~half, half)):
+        if mine.any() and other.any():
+            at = mine.nonzero()[:, 0]
+            out[at] = said.rows(at).together(select(said.rows(other.nonzero()[:, 0]), members, seed))
+    return out
+
+
+def judge(said: Said, seed: int = 0) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Whether fusing pays: the figures, the weights that answer, and the spare ones for rows none of those may speak of.
+
+    The best single modality and all together are each a selection of their members. All together answers where it is better by
+    at least one standard error (the rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3: of two
+    that are not to be told apart, the simpler), else the single modality does.
+
+    Returns:
+        {"metric", "naive", "views": {view: figure}, "single": view, "together": figure, "difference": {"value", "low", "high"},
+        "answers": "together" or the view, "gain": whether the interval of the difference lies above zero, "signal": whether the
+        answer is surely better than one that looks at nothing}; a figure is {"value", "low", "high"}
+    """
+    task, everyone = said.task, range(said.outs.shape[1])
+    alone = {v: [m for m in everyone if said.views[m] == (v,)] for v in dict.fromkeys(v for vs in said.views for v in vs)}
+    alone = {v: members for v, members in alone.items() if members}
+    outs = {v: held_out(said, members, seed) for v, members in alone.items()}
+    figures = {v: evaluate(task, out, said.truth, only=task.metric).get(task.metric, {"value": float("nan")}) for v, out in outs.items()}
+    sign = 1.0 if task.higher else -1.0
+    single = max(figures, key=lambda v: sign * np.nan_to_num(figures[v]["value"], nan=-np.inf * sign))
+    spare = _spare(said, alone, seed)
+    found: dict[str, Any] = {
+        "metric": task.metric,
+        "higher": task.higher,
+        "naive": naive(task, said.truth).get(task.metric),
+        "views": figures,
+    }
+    all_out = held_out(said, list(everyone), seed) if len(alone) > 1 else outs[single]
+    gained = difference(task, all_out, outs[single], said.truth)
+    error = (gained["high"] - gained["low"]) / (2 * 1.96)
+    fused = len(alone) > 1 and gained["value"] > error
+    constant = task.constant(len(all_out))  # type: ignore[operator]
+    over = difference(task, all_out if fused else outs[single], constant, said.truth)
+    found |= {
+        "single": single,
+        "together": evaluate(task, all_out, said.truth, only=task.metric).get(task.metric, {"value": float("nan")}),
+        "difference": {k: gained[k] for k in ("value", "low", "high")},
+        "answers": "together" if fused else single,
+        "gain": len(alone) > 1 and bool(gained["low"] > 0),
+        "signal": bool(over["low"] > 0),
+    }
+    return found, select(said, list(everyone) if fused else alone[single], seed), spare
+
+
+def _spare(said: Said, alone: dict[str, list[int]], seed: int) -> Tensor:
+    """Weights of the single modalities among themselves: each view's own selection, by how well it answers alone."""
+    weights = torch.zeros(said.outs.shape[1])
+    constant = said.losses(said.task.constant(len(said.outs))).mean()  # type: ignore[operator]
+    for members in alone.values():
+        own = select(said, members, seed)
+        here = said.speaks[:, members].any(1)
+        gain = (constant - said.losses(said.together(own))[here].mean()) if here.any() else constant * 0
+        weights += own * max(float(gain), 1e-3)
+    return weights / weights.sum()
+
+
+def told(target: str, found: dict[str, Any]) -> list[str]:
+    """The verdict in words."""
+
+    def figure(f: dict[str, float]) -> str:
+        return f"{f['value']:.4g}" + (f" [{f['low']:.4g}, {f['high']:.4g}]" if f.get("low") is not None else "")
+
+    metric, single, views = found["metric"], found["single"], found["views"]
+    if not found["signal"]:
+        best = f"{metric} {figure(views[single])}, looking at nothing gives {found['naive']:.4g}"
+        return [f"'{target}': nothing here is shown to predict it: {best}"]
+    if len(views) == 1:
+        return [f"'{target}': {single}: {metric} {figure(views[single])}"]
+    gained = found["difference"]
+    both = f"best single modality '{single}' {figure(views[single])}, all together {figure(found['together'])}"
+    line = f"{both}, difference {figure(gained)} ({metric})"
+    if found["gain"]:
+        verdict = "fusing pays"
+    elif found["answers"] == "together":
+        verdict = "no gain from fusing is shown; all together answer, for they were better by more than one standard error"
+    else:
+        verdict = f"no gain from fusing is shown: '{single}' answers alone, the others only where it is missing"
+    return [f"'{target}': {line}", f"'{target}': {verdict}"]
