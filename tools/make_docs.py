@@ -20,7 +20,7 @@ REFERENCE = ROOT / "docs" / "reference"
 README = ROOT / "README.md"
 PROGRAMS = ("start", "latency", "throughput", "memory", "size", "real", "fusion")
 BEGIN, END = "<!-- results: made by `make docs` -->", "<!-- end of results -->"
-COMMANDS = ["look", "fit", "compare", "predict", "evaluate", "robustness", "info", "parts", "check", "cache"]
+COMMANDS = ["look", "fit", "compare", "predict", "evaluate", "robustness", "distil", "info", "parts", "check", "cache"]
 
 
 def pages() -> dict[Path, str]:

@@ -21,6 +21,9 @@ _WHERE = {
     "look": "look",
     "compare": "compare",
     "Comparison": "compare",
+    "search": "search",
+    "SearchResult": "search",
+    "distil": "compress",
     "load_plugin": "plugins",
     "Column": "core",
     "Schema": "core",
@@ -32,6 +35,9 @@ _WHERE = {
     "Table": "data",
     "read": "data",
     "Store": "data",
+    "PolyfuseClassifier": "estimators",
+    "PolyfuseRegressor": "estimators",
+    "PolyfuseTransformer": "estimators",
 }
 __all__ = [
     "BundleError",
@@ -40,29 +46,38 @@ __all__ = [
     "Comparison",
     "DataError",
     "Error",
+    "PolyfuseClassifier",
+    "PolyfuseRegressor",
+    "PolyfuseTransformer",
     "Predictions",
     "RecipeError",
     "Schema",
+    "SearchResult",
     "Store",
     "Table",
     "Window",
     "__version__",
     "compare",
+    "distil",
     "fit",
     "load_plugin",
     "look",
     "read",
+    "search",
 ]
 
 if TYPE_CHECKING:
     from .bundle import Bundle
     from .compare import Comparison, compare
+    from .compress import distil
     from .core import BundleError, Column, DataError, Error, RecipeError, Schema, Window
     from .data import Store, Table, read
+    from .estimators import PolyfuseClassifier, PolyfuseRegressor, PolyfuseTransformer
     from .fit import fit
     from .look import look
     from .plugins import load_plugin
     from .predictions import Predictions
+    from .search import SearchResult, search
 
 
 def __getattr__(name: str) -> Any:

@@ -49,13 +49,14 @@ class Bundle:
     Attributes:
         schema: the columns.
         codecs: {column: fitted codec} of inputs and targets.
+        model: a Model, or an Ensemble, which can stand in its place.
         recipe: everything that made it, JSON.
         card: what it is: data, metrics, versions, JSON.
     """
 
     schema: Schema
     codecs: dict[str, Codec]
-    model: Model | Ensemble
+    model: Any
     recipe: dict[str, Any]
     card: dict[str, Any] = field(default_factory=dict)
 

@@ -11,9 +11,11 @@ import torch
 from . import __version__
 from .bundle import Bundle
 from .evaluate import evaluate as score
-from .evaluate import knowledge, told
+from .evaluate import knowledge
+from .evaluate import told as starving
 from .learners import Training, outputs
 from .ready import Ready
+from .selection import told
 
 
 def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
         "report": reports,
         "history": done.history,
         "alone": alone,
-        "warnings": told(alone),
+        "warnings": starving(alone),
         "best_epoch": done.best_epoch,
         "model": {
             "fusion": run.recipe["fusion"]["name"],
@@ -111,4 +113,17 @@ def description(bundle: Bundle) -> list[str]:
     ]
     for c in bundle.schema.columns:
         lines.append(f"  {c.name:<24} {c.role:<7} {c.modality:<9} {model['encoders'].get(c.name, '')}".rstrip())
+    lines += [line for target, found in card.get("verdict", {}).items() for line in told(target, found)] + members(card)
     return lines + summary(card) + lone_views(card) + [f"warning: {line}" for line in card.get("warnings", [])]
+
+
+def members(card: dict[str, Any]) -> list[str]:
+    """The members of an ensemble as lines, the weightiest first: what each is worth alone, and its part in the answer."""
+    found = sorted(card.get("members", []), key=lambda m: -m["weight"])
+    wide = max((len(m["name"]) for m in found), default=0)
+    lines = []
+    for m in found:
+        score = "" if m["score"] is None else f"{m['score']:.4g}"
+        part = f"{m['weight']:.0%}" if m["weight"] else "where others are missing" if m["spare"] else "not used"
+        lines.append(f"  {m['name']:<{wide}}  {score:<8}{part}")
+    return lines

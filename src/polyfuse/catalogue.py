@@ -15,7 +15,7 @@ from .learners import TrainOptions
 
 WIDTH = 128  # what parameters are counted at
 VIEWS = ["a", "b", "c"]  # what a fusion is counted with
-KINDS = [*REGISTRIES, "learners"]
+_UNCOUNTED = {"modalities": "a codec has no weights", "learners": "as many as the rows and features it learns from ask for"}
 
 
 def list_parts(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
@@ -29,14 +29,12 @@ def list_parts(kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
         RecipeError: no kind of that name.
     """
     registry: Registry = Registry("kind")
-    for noun in KINDS:
+    for noun in REGISTRIES:
         registry(noun)(type(noun, (), {}))
     if kind is not None:
         registry.get(kind)
-    return {
-        noun: [_entry(noun, n) for n in REGISTRIES[noun].names()] if noun in REGISTRIES else [_net()]
-        for noun in ([kind] if kind else KINDS)
-    }
+    found = {noun: [_entry(noun, n) for n in REGISTRIES[noun].names()] for noun in ([kind] if kind else REGISTRIES)}
+    return found | {"learners": [_net(), *found["learners"]]} if "learners" in found else found
 
 
 def listing(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -97,7 +95,7 @@ def _entry(noun: str, name: str) -> dict[str, Any]:
 
 
 def _net() -> dict[str, Any]:
-    """The one learner there is."""
+    """The learner that is no part of the registry: it learns from cells, the others from features."""
     doc = inspect.cleandoc(TrainOptions.__doc__ or "")
     return {
         "name": "net",
@@ -113,7 +111,7 @@ def _net() -> dict[str, Any]:
 def _count(noun: str, name: str) -> tuple[int | None, str | None]:
     """Trainable parameters, or None and why they cannot be counted."""
     if noun not in _MAKERS:
-        return None, "a codec has no weights"
+        return None, _UNCOUNTED[noun]
     try:
         part = _MAKERS[noun](name)
     except Error as error:  # a checkpoint that is to be named, a library that is not installed

@@ -172,13 +172,14 @@ def network(
     seconds: float | None,
     device: str | None,
     progress: Progress,
-) -> Fitted | None:
-    """A network trained on as many folds as `member["models"]` says and the time allows; None where there was time for none.
+) -> Fitted:
+    """A network trained on as many folds as `member["models"]` says and the time allows, one at least.
 
     Args:
         seconds: for all of it; each training plans its steps by its share.
     """
-    folds, states = table.folds[: member["models"]], []
+    folds: list[Fold] = table.folds[: member["models"]]
+    states: list[dict[str, Tensor]] = []
     outs: dict[int, Tensor] = {}
     covered, end = np.zeros(len(table.rows), bool), None if seconds is None else clock.monotonic() + seconds
     keys = [table.data.views[v].key for v in member["views"]]

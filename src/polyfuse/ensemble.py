@@ -142,7 +142,7 @@ class Ensemble(Fitted):
         self.described = [v for v, _ in described]
         self.describers: Any = nn.ModuleList(Describer(made, about["widths"][v]) for v, made in described)
         self.names = [m["name"] for m in about["members"]]
-        layouts = {v: d.layout for v, d in zip(self.described, self.describers)}
+        layouts: dict[str, Layout] = {v: d.layout for v, d in zip(self.described, self.describers)}  # type: ignore[misc]
         members: list[nn.Module] = []
         for member in about["members"]:
             if "learner" in member:
@@ -239,12 +239,12 @@ def layout_of(encoder: Encoder, width: int) -> Layout:
 
 def side_by_side(layouts: Sequence[Layout]) -> Layout:
     """Several encoders of one view as one."""
-    cardinality, owner, flags = [], [], 0
+    owner: list[int] = []
+    flags = 0
     for layout in layouts:
-        cardinality += layout.cardinality
         owner += [flags + o for o in layout.owner]
         flags += layout.flags
-    return Layout(tuple(cardinality), tuple(owner), flags)
+    return Layout(tuple(c for layout in layouts for c in layout.cardinality), tuple(owner), flags)
 
 
 def inputs_of(features: dict[str, tuple[Tensor, Tensor]], views: Sequence[str]) -> tuple[Tensor, Tensor]:

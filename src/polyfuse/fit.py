@@ -65,6 +65,7 @@ def fit(
     objectives: dict[str, Any] | list[str] | None = None,
     main: str | None = None,
     log_to: str | None = None,
+    store: Store | None = None,
     dry_run: bool = False,
 ) -> Bundle:
     """Learn from a table of mixed columns.
@@ -103,6 +104,7 @@ def fit(
         main: of several targets the one whose metric chooses the checkpoint; the first unless named.
         max_refused: largest share of a column's cells that may be unreadable before fit stops.
         log_to: "tensorboard", "mlflow" or "wandb".
+        store: where prepared cells, features and finished steps are kept; the user's own by default.
         dry_run: say what would be done and how long it would take, and give back this Plan instead of a Bundle.
 
     Raises:
@@ -151,7 +153,14 @@ def fit(
                 made["preset"] = preset
         # a fusion at feature level has rewritten the schema
         run = Run(
-            Schema.from_json(made["schema"]), made, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside
+            Schema.from_json(made["schema"]),
+            made,
+            table,
+            progress,
+            store or Store(),
+            threads or os.cpu_count() or 1,
+            max_refused,
+            allow_outside,
         )
         for note in run.store.notes:
             progress.say(f"note: {note}", "yellow")
@@ -239,7 +248,7 @@ def _under(
 
     ready = make_ready(run, val_table, whole=val_table is None and not run.schema.having("split"))
     course = start(ready, preset, budget[1] or BUDGETS[preset], started, device, save)
-    announce(run, course.table.rows, ready.held)
+    announce(run, ready.rows, ready.held, folded=not len(ready.held))
     for line in course.plan.lines():
         run.progress.say(line)
     if dry_run:
@@ -250,6 +259,8 @@ def _under(
     save(bundle)
     for line in [*summary(bundle.card), *(line for t, v in bundle.card["verdict"].items() for line in told(t, v))]:
         run.progress.say(line)
+    for line in bundle.card["warnings"]:
+        run.progress.say(f"warning: {line}", "yellow")
     if out is not None:
         run.progress.say(f"wrote {out}")
     return bundle

@@ -111,7 +111,8 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
         RecipeError: an unknown preset, or one whose learners take none of the targets.
     """
     data, recipe = ready.data, ready.run.recipe
-    features = features_for(data.codecs, recipe)
+    some = {v: c for v, c in data.codecs.items() if data.views[v].present.any()}
+    features = features_for(some, recipe)
     encoding, widths = _probe(data, features, recipe)
     fits = 1 if given else folds + 1
     outputs = max(_outputs(t) for t in made)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .bundle import Bundle, build
 from .card import about_data, versions
-from .core import Cells, RecipeError, Task, encoders, tasks
+from .core import Cells, DataError, RecipeError, TableCodec, Task, encoders, tasks
 from .core.progress import Progress
 from .crossfit import Fitted, Table, learn, network
-from .data import Fold, Splitter, windows
+from .data import Fold, Joined, Splitter, windows
 from .ensemble import Ensemble, layout_of
-from .evaluate import evaluate
+from .evaluate import evaluate, leaks
 from .learners.features import described
 from .plan import Plan, Step, folds_for, make_plan
 from .ready import Ready, Run
@@ -77,7 +77,7 @@ class Course:
                 for part in parts:
                     options = {k: v for k, v in part.items() if k != "encoder"}
                     encoder = encoders.build(part["encoder"], data.codecs[view], width, **options)
-                    found = described(view, data.views[view], self.table.rows, encoder, part, self.run.store, bar.step)
+                    found = described(view, data.views[view], self.ready.rows, encoder, part, self.run.store, bar.step)
                     made.append(encoder)
                     stored.append(found)
                     layouts.append(layout_of(encoder, _width(found)))
@@ -129,16 +129,38 @@ class Course:
 
     def _judged(self, t: int, covered: np.ndarray, out: Tensor) -> tuple[Tensor, Cells]:
         """The answers to covered, labelled rows, and their truth."""
-        target = self.ready.data.targets[self.targets[t]]
-        at = np.flatnonzero(covered & target.present[self.table.rows])
+        target, at = self.ready.data.targets[self.targets[t]], np.flatnonzero(covered & self._judging(t))
         cells = target.cells(self.table.rows[at])
         return out[torch.from_numpy(at)], Cells(cells.x, torch.arange(len(at)), len(at))
+
+    def _judging(self, t: int) -> np.ndarray:
+        """[R] the rows that figures are taken from: they have a label, and weigh something."""
+        weight = self.ready.data.weight
+        labelled = self.ready.data.targets[self.targets[t]].present[self.table.rows]
+        return labelled if weight is None else labelled & (weight[self.table.rows] > 0)
+
+    def leaking(self) -> list[str]:
+        """A line for each column that alone gives a target away."""
+        lines, data = [], self.ready.data
+        for target, task in zip(self.targets, self.table.tasks):
+            known, y = self.table.truth(target, task) if task.learned_as else (np.zeros(len(self.table.rows), bool), np.zeros(0))
+            for view, codec in data.codecs.items():
+                prepared: Any = data.views[view]
+                prepared = prepared.first if isinstance(prepared, Joined) else prepared
+                if isinstance(codec, TableCodec) and known.any():
+                    mine = known & (self.table.rows < len(prepared.present))
+                    for column, share in leaks(prepared, codec, self.table.rows[mine], y[mine]).items():
+                        about = f"'{column}' alone removes {share:.0%} of the uncertainty about '{target}'"
+                        lines.append(f"{about}: is it known before the answer is? If not, --ignore {column}")
+        return lines
 
     # -- the result --------------------------------------------------------------------------------------------
 
     def bundle(self) -> Bundle:
         """The members that count, weighed, as a bundle; its card says what each is worth and whether fusing pays."""
-        verdicts, weights, spare, outs = {}, [], [], {}
+        verdicts, outs = {}, {}
+        weights: list[Tensor] = []
+        spare: list[Tensor] = []
         present = self.ready.data.present(self.table.rows)
         views = list(self.ready.data.views)
         speaks = torch.from_numpy(np.stack([_speaks(m, present, views) for m in self.members], 1))
@@ -160,7 +182,7 @@ class Course:
         """What these members say of the rows that all of them have spoken of unseen."""
         covered = np.logical_and.reduce([self.members[i].fitted.covered for i in mine])
         answers = [self._judged(t, covered, self.members[i].fitted.outs[t] / self.members[i].temper[t]) for i in mine]
-        at = np.flatnonzero(covered & self.ready.data.targets[self.targets[t]].present[self.table.rows])
+        at = np.flatnonzero(covered & self._judging(t))
         task, weight = self.table.tasks[t], self.ready.data.weight
         if hasattr(task, "temperature"):
             task.temperature.fill_(1.0)  # type: ignore[operator]
@@ -206,6 +228,7 @@ class Course:
             metrics[target], reports[target] = evaluate(task, out, truth), task.report(out, truth)
         main = self.targets.index(self.run.recipe["main"])
         warnings = [line for target, found in verdicts.items() for line in told(target, found) if not found["signal"]]
+        warnings += self.leaking()
         return {
             "data": about_data(self.ready, self.table.rows, max(len(truth.rows) for _, truth in outs.values())),
             "main": self.run.recipe["main"],
@@ -251,11 +274,22 @@ def _folds(ready: Ready) -> tuple[list[Fold], np.ndarray | None, str]:
         return [Fold(rows, rows[:0], ready.held)], None, run.split
     cut = windows(run.table, run.schema.window) if run.schema.window else None
     splitter = Splitter(run.table, run.schema, cut, run.recipe["main"])
-    folds, split = splitter.folds(folds_for(len(rows)), run.recipe["seed"])
+    folds, split = _cut(splitter, folds_for(len(rows)), run.recipe["seed"])
     labelled = set(rows.tolist())
     kept = [Fold(*(np.array([r for r in part if int(r) in labelled], np.int64) for part in (f.train, f.held, f.test))) for f in folds]
     whole = np.unique(np.concatenate([part for f in kept for part in (f.train, f.held, f.test)]))
-    return kept, whole, f"{len(kept)} folds, {split}"
+    return kept, whole, f"{len(kept)} folds, {split}" if len(kept) > 1 else f"held out {split}"
+
+
+def _cut(splitter: Splitter, most: int, seed: int) -> tuple[list[Fold], str]:
+    """As many folds as the rows, groups or times allow, at most `most`; a share held out where they allow none."""
+    for count in range(most, 1, -1):
+        try:
+            return splitter.folds(count, seed)
+        except DataError:
+            continue  # fewer rows, groups or times than these folds need
+    split = splitter.hold_out(0.3, seed)
+    return [Fold(split.train, split.train[:0], split.held)], split.rule
 
 
 def _tasks(ready: Ready) -> list[Task]:
@@ -274,7 +308,8 @@ def _speaks(member: Member, present: np.ndarray, views: list[str]) -> np.ndarray
     if member.step.deep:
         return own.any(1)
     patterns = member.fitted.state["patterns"].numpy()
-    return (own[:, None] == patterns).all(2).any(1) & own.any(1)
+    met: np.ndarray = (own[:, None] == patterns).all(2).any(1)
+    return met & own.any(1)
 
 
 def _normal(weights: Tensor) -> Tensor:

@@ -130,15 +130,16 @@ def first_of(target: str | list[str] | None) -> str | None:
     return target[0] if isinstance(target, list) and target else target or None  # type: ignore[return-value]
 
 
-def make_ready(run: Run, val_table: Table | None = None, *, whole: bool = False) -> Ready:
+def make_ready(run: Run, val_table: Table | None = None, *, whole: bool = False, given: dict[str, Codec] | None = None) -> Ready:
     """Split, fit the codecs on the training rows, prepare every cell, and fill in the tasks of the recipe.
 
     Args:
         whole: every row is a training row, none is held out: who calls cuts folds.
+        given: codecs that are fitted already; the other columns' are fitted here.
     """
     source = _source(run, run.table)
     rows, held, run.split = (np.arange(len(source)), np.zeros(0, np.int64), "") if whole else _split(run, source, val_table)
-    fitted = _fit_codecs(run, source, rows)
+    fitted = _fit_codecs(run, source, rows, given or {})
     choose_tasks(run.recipe, {c.name: fitted[c.name] for c in run.schema.having("target")})
     data = _dataset(run, source, fitted, "training rows")
     rows = _labelled(run, data, rows, "training")
@@ -182,10 +183,12 @@ def _split(run: Run, source: Source, val_table: Table | None) -> tuple[np.ndarra
     return split.train, split.held, split.rule
 
 
-def _fit_codecs(run: Run, source: Source, rows: np.ndarray) -> dict[str, Codec]:
+def _fit_codecs(run: Run, source: Source, rows: np.ndarray, given: dict[str, Codec]) -> dict[str, Codec]:
     fitted = {}
     for column in run.schema.columns:
-        if column.role in ("input", "target"):
+        if column.name in given:
+            fitted[column.name] = given[column.name]
+        elif column.role in ("input", "target"):
             codec = codecs.build(column.modality, column.name, **run.recipe["codecs"].get(column.name, {}))
             fit_codec(source, column, codec, rows)
             fitted[column.name] = codec
@@ -255,7 +258,9 @@ def _joined(data: Dataset, other: Dataset) -> tuple[Dataset, np.ndarray]:
 
 
 def _labelled(run: Run, data: Dataset, rows: np.ndarray, what: str, required: bool = True) -> np.ndarray:
-    """Only rows with at least one label and at least one input take part."""
+    """Only rows with a label take part; all where the schema has no target, for then a teacher answers."""
+    if not data.targets:
+        return rows
     label = np.stack([t.present[rows] for t in data.targets.values()], 1).any(1)
     kept = rows[label]
     if required and len(kept) < 2:
@@ -271,12 +276,12 @@ def _labelled(run: Run, data: Dataset, rows: np.ndarray, what: str, required: bo
     return kept
 
 
-def announce(run: Run, rows: np.ndarray, held: np.ndarray) -> None:
+def announce(run: Run, rows: np.ndarray, held: np.ndarray, folded: bool = False) -> None:
     say = run.progress.say
     for column in run.schema.having("target"):
         say(f"target '{column.name}': {run.recipe['parts'][column.name]['task']}")
-    say(f"{len(rows)} rows to train on, {len(held)} held out ({run.split})")
-    if not len(held):
+    say(f"{len(rows)} rows to learn from" + f", {len(held)} held out" * (not folded) + f" ({run.split})")
+    if not len(held) and not folded:
         say("warning: no row could be held out, so no epoch is chosen and no score is known: label more rows, or give --val", "yellow")
     for name, bad in run.refused.items():
         if bad:

@@ -13,10 +13,11 @@ from ..core import Error, Registry
 from ..core import codecs as _codecs
 from ..core import encoders as _encoders
 from ..core import fusions as _fusions
+from ..core import learners as _learners
 from ..core import objectives as _objectives
 from ..core import tasks as _tasks
 from ..plugins import load_plugin
-from . import codecs, encoders, fusions, objectives, tasks
+from . import codecs, encoders, fusions, learners, objectives, tasks
 from .making import VIEWS, WIDTH, encoder_of, fitted, fusion_of, objective_of, task_of, tokens_of
 
 __all__ = [
@@ -41,6 +42,7 @@ REGISTRIES: dict[str, Registry] = {
     "fusions": _fusions,
     "tasks": _tasks,
     "objectives": _objectives,
+    "learners": _learners,
 }
 
 
@@ -50,7 +52,7 @@ def _checks(module: ModuleType) -> dict[str, Callable[[str], None]]:
     return {k: v for k, v in sorted(own, key=lambda kv: kv[1].__code__.co_firstlineno) if v.__module__ == module.__name__ and k[0] != "_"}
 
 
-CHECKS = {noun: _checks(module) for noun, module in zip(REGISTRIES, (codecs, encoders, fusions, tasks, objectives))}
+CHECKS = {noun: _checks(module) for noun, module in zip(REGISTRIES, (codecs, encoders, fusions, tasks, objectives, learners))}
 
 
 def all_checks() -> Iterator[tuple[str, str, str]]:

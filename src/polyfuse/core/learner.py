@@ -36,7 +36,10 @@ class Inputs:
     @classmethod
     def of(cls, views: dict[str, Layout]) -> "Inputs":
         """The layouts of several views, one after the other."""
-        view, cardinality, owner, flag_view = [], [], [], []
+        view: list[int] = []
+        cardinality: list[int] = []
+        owner: list[int] = []
+        flag_view: list[int] = []
         for at, layout in enumerate(views.values()):
             view += [at] * len(layout.owner)
             cardinality += layout.cardinality

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,12 +77,19 @@ def prepare(source: Source, column: Column, codec: Codec, store: Store, tick: Ti
         for _ in _pass(source, column, codec, seen, False, tick):
             pass
         folder = store.find(key_of(codec, column.options, seen.known))
+    if folder is not None:
+        try:
+            found = open_entry(folder)
+        except (OSError, ValueError, KeyError):  # cleared under way by another process, or damaged: made again
+            shutil.rmtree(folder, ignore_errors=True)
+            folder = None
     if folder is None:
         store.check_room(column.name, _room(source, column, codec))
         seen = _Seen(np.full(len(source), -1, np.int64))
         values = _pass(source, column, codec, seen, True, tick)
         folder = store.write(start, lambda: key_of(codec, column.options, seen.known), column.name, codec, values)
-    arrays, offsets, bad, digests = open_entry(folder)
+        found = open_entry(folder)
+    arrays, offsets, bad, digests = found
     index, order, refused = seen.index, list(seen.known), seen.refused
     # units are stored in about the order of first occurrence, the refused ones left out
     place = np.full(len(order) + 1, -1, np.int64)  # the last entry serves the missing cells' -1

@@ -148,7 +148,7 @@ def _from_memory(source: Any) -> pa.Table:
         return source
     if hasattr(source, "__arrow_c_stream__"):
         try:
-            return pa.table(source)
+            return _without_views(pa.table(source))
         except (ValueError, TypeError, pa.ArrowException) as error:
             if not isinstance(error, pa.ArrowException) or not hasattr(source, "columns"):
                 raise DataError("the table", f"cannot be read as columns ({_first(error)})", expected="columns of values") from None
@@ -167,6 +167,24 @@ def _from_memory(source: Any) -> pa.Table:
     raise DataError(
         "the table", f"is a {type(source).__name__}", expected="a path, a data frame, an Arrow table, a dict of columns or a list of dicts"
     )
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """polars hands out texts and bytes as views, of which Arrow cannot take rows."""
+    return table.cast(pa.schema([field.with_type(_classic(field.type)) for field in table.schema], table.schema.metadata))
+
+
+def _classic(kind: pa.DataType) -> pa.DataType:
+    """The type without views; lists, structs and categories hold others."""
+    if pa.types.is_list(kind):
+        return pa.list_(_classic(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_classic(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _classic(field.type)) for field in kind])
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _classic(kind.value_type))
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 def _columns(columns: dict[str, Any]) -> pa.Table:

@@ -293,12 +293,12 @@ def _faulty(
     bar: Bar,
 ) -> Iterator[tuple[tuple[Any, ...], Tokens]]:
     """The batch's tokens under every fault: ((kind, views, rate), or () for none, and tokens before the fusion)."""
-    whole = model.encode(batch)
+    whole, device = model.encode(batch), next(iter(batch.cells.values())).rows.device
     yield (), whole
     for kind in kinds:
         for rate in rates[1:]:
             if kind == "missing":
-                gone = {v: hidden(v, rows, rate, seed).to(whole.mask.device) for group in groups for v in group}
+                gone = {v: hidden(v, rows, rate, seed).to(device) for group in groups for v in group}
                 for group in groups:
                     yield (kind, group, rate), whole.hide({model.spans[v]: gone[v] for v in group})
             else:

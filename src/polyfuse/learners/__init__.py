@@ -1,6 +1,6 @@
 """How something is fitted: the network by gradient, the others on features. Importing this files them."""
 
-from . import boost, linear
+from . import boost, catboost, fused, lightgbm, linear, neighbours, svm, tabm
 from .features import features_of, with_stored
 from .modality import shown, some
 from .net import Interrupted, Training, outputs, train
@@ -10,10 +10,18 @@ __all__ = [
     "Interrupted",
     "TrainOptions",
     "Training",
+    "boost",
+    "catboost",
     "features_of",
+    "fused",
+    "lightgbm",
+    "linear",
+    "neighbours",
     "outputs",
     "shown",
     "some",
+    "svm",
+    "tabm",
     "train",
     "with_stored",
 ]

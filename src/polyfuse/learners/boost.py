@@ -9,9 +9,11 @@ from torch import Tensor
 from ..core import Inputs, Task, learners
 from .design import Design, targets_of
 from .scores import Scored, held_out
-from .trees import Forest, trees_of
+from .trees import Bins, Forest
 
-_PATIENCE = 15  # rounds without a better held-out loss
+_BINS, _FINE, _MANY = 63, 255, 5000  # of a column; where there are more rows than the last, the search over bins costs least
+_BLOCK = 256  # columns that are looked at together, to choose the most telling
+PATIENCE = 15  # rounds without a better held-out loss
 _FEWEST = 40  # rows below which none can be spared to choose the number of rounds
 _SHORT = 20  # rounds where none are held out
 
@@ -50,6 +52,7 @@ class Boosted(Scored):
         self.most_features, self.most_trees, self.refit = most_features, most_trees, refit
         self.design = Design(inputs, standardise=False)
         self.register_buffer("columns", torch.zeros(0, dtype=torch.long))  # of the design's
+        self.clear()
 
     @classmethod
     def cost(cls, rows: int, features: int, outputs: int) -> float:
@@ -65,7 +68,7 @@ class Boosted(Scored):
         self.clear()
         if not len(columns):
             return
-        z = z[:, columns]
+        z = self.prepare(z[:, columns], seed)
         if self.kind == "classes":
             if len(self.known) > 1:
                 self._learn(z, y, weight, len(self.known), list(range(len(self.known))), seed)
@@ -89,18 +92,22 @@ class Boosted(Scored):
         else:
             rounds = min(rounds, _SHORT)
         if not held.any() or len(y) <= self.refit:
-            model, rounds = self.grow(z, y, weight, None, classes, max(rounds, 1), rate, seed)
+            model, _ = self.grow(z, y, weight, None, classes, max(rounds, 1), rate, seed)
         self.keep(model, rounds, outputs)
 
     def clear(self) -> None:
-        """Forget all models."""
+        """Have no models."""
         raise NotImplementedError
+
+    def prepare(self, z: np.ndarray, seed: int) -> np.ndarray:
+        """[R, D] float32, NaN where not there, to what `grow` takes."""
+        return z
 
     def grow(self, z: Any, y: Any, weight: Any, held: Any, classes: int, rounds: int, rate: float, seed: int) -> tuple[Any, int]:
         """A fitted model and how many of its rounds were best on `held`; without held rows, all.
 
         Args:
-            z: [R, D] float32, NaN where not there.
+            z: [R, D] as `prepare` gave it.
             y: [R] 0 .. classes - 1, or float64 where `classes` is 0.
             held: the same three of other rows, or None.
         """
@@ -147,37 +154,26 @@ class Boost(Boosted):
         about 8 ns * rows * features * trees to learn (see `cost`); depth * trees a row to answer.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        inputs: Inputs,
-        *,
-        rounds: int = 300,
-        rate: float = 0.1,
-        leaves: int = 15,
-        most_features: int = 300,
-        most_trees: int = 2000,
-        refit: int = 5000,
-    ):
-        bounds: dict[str, int] = {"most_features": most_features, "most_trees": most_trees, "refit": refit}
-        super().__init__(task, inputs, rounds=rounds, rate=rate, leaves=leaves, **bounds)
-        self.forest = Forest()
-
     def clear(self) -> None:
         self.forest = Forest()
+
+    def prepare(self, z: np.ndarray, seed: int) -> np.ndarray:
+        self.bins = Bins(z, _FINE if len(z) > _MANY else _BINS, seed)
+        return self.bins.codes(z)
 
     def grow(self, z: Any, y: Any, weight: Any, held: Any, classes: int, rounds: int, rate: float, seed: int) -> tuple[Any, int]:
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+        weight = weight if np.ptp(weight) > 0 else None  # faster
         model = (HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor)(
             max_iter=rounds,
             learning_rate=rate,
             max_leaf_nodes=max(self.leaves, 2),
             min_samples_leaf=self.least(len(z), classes),
             l2_regularization=1.0,
-            max_bins=255 if len(z) > 5000 else 63,  # with few rows the search over bins is most of the work
+            max_bins=_FINE,
             early_stopping=held is not None,
-            n_iter_no_change=_PATIENCE,
+            n_iter_no_change=PATIENCE,
             random_state=seed,
         )
         if held is None:
@@ -187,9 +183,9 @@ class Boost(Boosted):
         return model, int(np.argmax(model.validation_score_))  # the first score is of no round at all
 
     def keep(self, model: Any, rounds: int, outputs: list[int]) -> None:
-        trees, before = trees_of(model, rounds)
-        self.start[outputs] = torch.from_numpy(before).float()
-        self.forest.add(trees, outputs * rounds, len(self.columns))
+        before = np.asarray(model._baseline_prediction, np.float32).ravel()
+        self.start[outputs] = torch.from_numpy(before)
+        self.forest.add(self.bins.trees_of(model, rounds), outputs * rounds, len(self.columns))
 
     def scores(self, z: Tensor) -> Tensor:
         return self.forest(z, len(self.start))
@@ -206,15 +202,21 @@ def most_telling(z: np.ndarray, y: np.ndarray, weight: np.ndarray, most: int) ->
     """
     if z.shape[1] <= most or not len(z):
         return np.arange(z.shape[1])
-    w = weight[:, None].astype(np.float32)
-    there = ~np.isnan(z)
-    mean = (np.where(there, z, 0.0) * w).sum(0) / (there * w).sum(0).clip(min=1e-12)
-    z = np.where(there, z - mean, 0.0)
     if y.dtype.kind == "i" and y.ndim == 1:
         t = (y[:, None] == np.arange(y.max() + 1)).astype(np.float32)
     else:
         t = targets_of(y)
-        t = np.nan_to_num(t - np.nanmean(t, 0)).astype(np.float32)
-    together = (z * w).T @ t
-    score = (together**2 / (t**2 * w).sum(0).clip(min=1e-12)).sum(1) / (z**2 * w).sum(0).clip(min=1e-12)
+        t = np.nan_to_num(t - np.nanmean(np.where(np.isnan(t).all(0), 0.0, t), 0)).astype(np.float32)
+    w = weight[:, None].astype(np.float32)
+    weighted = t * w / np.sqrt((t**2 * w).sum(0).clip(min=1e-12))
+    score = np.concatenate([_told(z[:, at : at + _BLOCK], weighted, w) for at in range(0, z.shape[1], _BLOCK)])
     return np.sort(np.argsort(-score, kind="stable")[:most])
+
+
+def _told(z: np.ndarray, weighted: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Of each column: its squared products with the weighted targets, against its own."""
+    there = ~np.isnan(z)
+    z = np.where(there, z, 0.0)
+    z = z / np.abs(z).max(0).clip(min=1e-30)  # squares stay finite
+    z = np.where(there, z - (z * w).sum(0) / (there * w).sum(0).clip(min=1e-12), 0.0)
+    return ((z.T @ weighted) ** 2).sum(1) / (z**2 * w).sum(0).clip(min=1e-12)

@@ -9,8 +9,9 @@ from .design import Design
 from .scores import Scored
 
 _FEWEST = 6  # rows from which there is something to learn and something to hold out
+_LEAST = 1 / 16  # of a column's spread, however little it varied before it was standardised
 _STEPS = 25  # of Newton's method
-_PULL = 1e-2  # strength of the prior that keeps a link finite where the held-out rows are told apart without a fault
+_PULL = 1e-6  # of the squared coefficients: of attributes that are alike one is enough
 
 
 class Dense(Scored):
@@ -77,14 +78,22 @@ def sampled(y: np.ndarray, most: int, seed: int) -> np.ndarray:
     return np.sort(order[:most])
 
 
-def balanced(z: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """[D] factors by which the columns of every view vary by one together: in a distance no view drowns the others.
+def sized(design: Design, z: np.ndarray, power: float) -> np.ndarray:
+    """[D] factors of the columns: `design.spread` to that power, and every view's columns vary by one together.
 
-    Source: the same weight for every view's kernel, after it is normed, is the baseline of Goenen and Alpaydin 2011, "Multiple
-    Kernel Learning Algorithms", that learned weights seldom beat; here it is the squared distances that are added.
+    So no view drowns the others in a distance, and the weights of one of few features are not held as small as those of many.
+    Source: the same weight for every view's normed kernel is the baseline of Goenen and Alpaydin 2011, "Multiple Kernel
+    Learning Algorithms", that learned weights seldom beat; here it is the squared distances that are added.
     """
-    total = np.bincount(view, z.var(0))[view]
-    return (1.0 / np.sqrt(np.where(total > 1e-12, total, 1.0))).astype(np.float32)
+    view, factor = design.view.numpy(), design.spread.numpy().clip(_LEAST) ** power
+    total = np.bincount(view, z.var(0) * factor**2)[view]
+    return (factor / np.sqrt(np.where(total > 1e-12, total, 1.0))).astype(np.float32)
+
+
+def factors(design: Design, z: np.ndarray) -> list[np.ndarray]:
+    """Two ways to size the columns for a distance, of which neither is always the better: standardised, and with their spread."""
+    powers = (0.0, 1.0) if np.ptp(design.spread.numpy()) > 0.1 else (0.0,)
+    return [sized(design, z, power) for power in powers]
 
 
 # -- links --------------------------------------------------------------------------------------------------------
@@ -108,6 +117,8 @@ def fit_link(kind: str, scores: np.ndarray, y: np.ndarray, weight: np.ndarray, s
         scores [L, S]; y int64 [L], or bool or float64 [L, S] with NaN where not known; weight [L]; start [S]
     """
     scores = scores.astype(np.float64)
+    if not len(y):  # none to go by: what looks at no feature
+        return torch.tensor([[0.0, 1.0]] if kind == "classes" else [[0.0, s] for s in start.tolist()]), np.zeros(1)
     if kind == "classes":
         pair, cost = _logit(np.stack([scores, np.broadcast_to(start, scores.shape)], 2), y, weight)
         return torch.from_numpy(pair[None]).float(), np.array([cost])
@@ -134,21 +145,25 @@ def _pair(score: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndar
 def _logit(attributes: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
     """Softmax over alternatives [L, S, P] with the same P coefficients for each: these, and the mean loss; by Newton's method."""
     rows = np.arange(len(y))
-    f = attributes - attributes.mean(1, keepdims=True)
-    scale = np.sqrt((f**2).mean((0, 1))) + 1e-12 if len(y) else np.ones(f.shape[2])
+    # as if one row had answered anything: rows that are told apart without a fault do not make it sure of all (Platt's section 2.2)
+    sure = len(y) / (len(y) + 1.0)
+    f = attributes - attributes.mean(1, keepdims=True)  # so that an answer of all alternatives alike is 0
+    scale = np.sqrt((f**2).mean((0, 1))) + 1e-12
     f, beta = f / scale, np.zeros(f.shape[2])
 
     def state(beta: np.ndarray) -> tuple[np.ndarray, float]:
         u = f @ beta
-        u -= u.max(1, keepdims=True)
-        p = np.exp(u)
+        most = u.max(1, keepdims=True)
+        p = np.exp(u - most)
         total = p.sum(1, keepdims=True)
-        return p / total, float(weight @ (np.log(total[:, 0]) - u[rows, y]) + 0.5 * _PULL * beta @ beta)
+        return p / total, float(weight @ (np.log(total) + most)[:, 0] - truth @ beta + 0.5 * _PULL * beta @ beta)
 
+    truth = sure * (weight @ f[rows, y])
     p, cost = state(beta)
     for _ in range(_STEPS):
-        around = f - np.einsum("ls,lsp->lp", p, f)[:, None]
-        slope = _PULL * beta - weight @ around[rows, y]
+        mean = np.einsum("ls,lsp->lp", p, f)
+        slope = weight @ mean - truth + _PULL * beta
+        around = f - mean[:, None]
         curve = np.einsum("lsp,lsq->pq", around * (p * weight[:, None])[:, :, None], around, optimize=True) + _PULL * np.eye(len(beta))
         step = np.linalg.solve(curve, slope)
         while (found := state(beta - step))[1] > cost and np.abs(step).max() > 1e-9:

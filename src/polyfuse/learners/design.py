@@ -32,6 +32,8 @@ class Design(Fitted):
         most_values: a category of more values has statistics of the target instead of columns of its own.
     Attributes:
         view: [D] which view each column is of.
+        spread: [D] of a number its deviation before it was standardised, against its view's; 1 of the others. Descriptors of
+            which the first say most lose that order when they are standardised; times this they have it back.
     Shapes:
         x [B, F] float, there [B, G] bool -> [B, D] float32; D = 0 before `fit_transform` and where nothing varies
     Cost:
@@ -39,6 +41,7 @@ class Design(Fitted):
     """
 
     view: Tensor
+    spread: Tensor
     number: Tensor
     mean: Tensor
     scale: Tensor
@@ -56,7 +59,7 @@ class Design(Fitted):
         # features of each kind; where the values of each category begin in `few_column` and `statistic`
         for name in ("view", "number", "few", "few_start", "few_column", "many", "many_start", "flag"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.long))
-        for name in ("mean", "scale"):
+        for name in ("spread", "mean", "scale"):
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("statistic", torch.zeros(0, 0))  # [values of all categories of many, outputs]
 
@@ -75,6 +78,8 @@ class Design(Fitted):
         owners = [self.number.numpy(), hot_of, np.repeat(self.many.numpy(), self.statistic.shape[1])]
         view = np.concatenate([self.inputs.view[np.concatenate(owners)], self.inputs.flag_view[self.flag.numpy()]])
         self.view = torch.from_numpy(view.astype(np.int64))
+        self.spread = torch.ones(len(view))
+        self.spread[: len(self.number)] = self._spread(view[: len(self.number)])
         return self._matrix(torch.from_numpy(x), torch.from_numpy(there), torch.from_numpy(statistics)).numpy()
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
@@ -109,11 +114,17 @@ class Design(Fitted):
         self.number = torch.from_numpy(number[varies])
         self.mean, self.scale = torch.from_numpy(mean[varies]), torch.from_numpy(scale[varies].astype(np.float32))
 
+    def _spread(self, view: np.ndarray) -> Tensor:
+        squares = self.scale.double().numpy() ** 2
+        mean = np.bincount(view, squares) / np.bincount(view).clip(min=1)
+        return torch.from_numpy(np.sqrt(squares / mean[view])).float()
+
     def _fit_few(self, x: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """-> [columns] the feature of each column of 0 and 1."""
         sizes = self.inputs.cardinality
         few = np.flatnonzero((sizes > 0) & (sizes <= self.most_values))
-        places, hot_of = [np.zeros(0, np.int64)], []
+        places: list[np.ndarray] = [np.zeros(0, np.int64)]
+        hot_of: list[int] = []
         for f in few:
             count = np.bincount(_values(x[:, f], sizes[f])[seen[:, f]], minlength=sizes[f])
             own = (count >= min(_RARE, len(x))) & (count < len(x))
@@ -124,7 +135,7 @@ class Design(Fitted):
                 place[rare] = columns
                 columns += 1
             places.append(np.where(place >= 0, place + len(hot_of), -1))
-            hot_of += [f] * columns
+            hot_of += [int(f)] * columns
         self.few, self.few_column = torch.from_numpy(few), torch.from_numpy(np.concatenate(places))
         self.few_start = torch.from_numpy(np.cumsum([0, *sizes[few]]))
         return np.array(hot_of, np.int64)
@@ -132,7 +143,7 @@ class Design(Fitted):
     def _fit_many(self, x: np.ndarray, seen: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
         """-> [L, categories of many values * outputs] of the training rows."""
         sizes = self.inputs.cardinality
-        many = np.flatnonzero(sizes > self.most_values)
+        many = np.flatnonzero((sizes > self.most_values) & seen.any(0))
         fold = np.random.default_rng(seed).permutation(len(x)) % _FOLDS
         tables, columns = [np.zeros((0, y.shape[1]), np.float32)], [np.zeros((len(x), 0), np.float32)]
         for f in many:

@@ -66,13 +66,15 @@ def described(
         tick: told how many cells are done.
     """
     first = prepared.first if isinstance(prepared, Joined) else prepared
+    rows = rows[rows < len(first.index)]  # validation rows, of the second table, teach it nothing
     about = json.dumps([FORMAT, __version__, type(encoder).__qualname__, part, first.key], sort_keys=True, default=str)
     start = hashlib.blake2b(about.encode() + np.ascontiguousarray(rows, np.int64).tobytes(), digest_size=20).hexdigest()
-    found = _stored(view, first, encoder, store, start, lambda: encoder.fit(_stream(first, rows)), tick)
+    found = _stored(view, first, encoder, store, start, lambda: encoder.fit(_stream(first, rows)), tick, encoder.width)
     if not isinstance(prepared, Joined):
         return found
     then = hashlib.blake2b(f"{start} {prepared.second.key}".encode(), digest_size=20).hexdigest()
-    return Joined(found, _stored(view, prepared.second, encoder, store, then, lambda: None, tick), prepared.size)
+    width = found.arrays["features"].shape[1]
+    return Joined(found, _stored(view, prepared.second, encoder, store, then, lambda: None, tick, width), prepared.size)
 
 
 def _stored(
@@ -83,8 +85,9 @@ def _stored(
     key: str,
     fit: Callable[[], None],
     tick: Callable[[int], None],
+    width: int,
 ) -> Features:
-    """One table's features: an entry of the store, with the fitted encoder beside them."""
+    """One table's features, `width` wide where it has no cell: an entry of the store, with the fitted encoder beside them."""
 
     def fill(folder: Path) -> None:
         fit()
@@ -92,10 +95,10 @@ def _stored(
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in encoder.state_dict().items()}, folder / _ENCODER)
         units = np.unique(index)[np.unique(index) >= 0]
         with open(folder / "0.bin", "wb") as file:
-            width, lengths = _write(file, prepared, units, encoder, "cpu", tick)
+            made, lengths = _write(file, prepared, units, encoder, "cpu", tick)
         np.save(folder / "offsets.npy", np.cumsum([0, *lengths]))
         np.save(folder / "units.npy", units)
-        about = {"column": f"{view} ({encoder.name})", "units": len(units), "width": width, "tokens": int(sum(lengths))}
+        about = {"column": f"{view} ({encoder.name})", "units": len(units), "width": made or width, "tokens": int(sum(lengths))}
         (folder / "meta.json").write_text(json.dumps(about, ensure_ascii=False), "utf-8")
 
     index = prepared.index
@@ -110,7 +113,7 @@ def _stored(
         flat = np.memmap(folder / "0.bin", np.float32, "r", shape=shape) if shape[0] else np.zeros(shape, np.float32)
     except (OSError, ValueError, KeyError, SafetensorError):  # cleared under way by another process, or damaged: made again
         shutil.rmtree(folder, ignore_errors=True)
-        return _stored(view, prepared, encoder, store, key, fit, tick)
+        return _stored(view, prepared, encoder, store, key, fit, tick, width)
     encoder.eval()
     return Features(_places(units, index)[index], {"features": flat}, offsets, key=key)
 
@@ -133,8 +136,8 @@ def _stream(prepared: Prepared | PreparedTable, rows: np.ndarray) -> Iterator[di
 def _write(
     file: IO[bytes], prepared: Prepared | PreparedTable, units: np.ndarray, encoder: Encoder, device: Any, tick: Callable[[int], None]
 ) -> tuple[int, np.ndarray]:
-    """Every unit's tokens, one after the other: their width, and how many each has."""
-    width, lengths = encoder.width, [np.zeros(0, np.int64)]
+    """Every unit's tokens, one after the other: their width (0 of no unit), and how many each has."""
+    width, lengths = 0, [np.zeros(0, np.int64)]
     for at in range(0, len(units), _CHUNK):
         x = {k: v.to(device) for k, v in prepared.gather(units[at : at + _CHUNK]).items()}
         encoded = encoder.features(x)

@@ -8,16 +8,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import Inputs, RecipeError, Task, learners
-from .dense import Dense, fit_link
-from .scores import held_out
+from .dense import Dense, fit_link, sized
+from .scores import held_out, tensors
 
 SOLVERS = ("auto", "logistic", "ridge")
-_DEAR = 1e11  # products beyond which logistic regression takes too long: some 5 seconds
-_PASSES = 400  # products for each entry of the matrix and each class, all strengths and steps together
+_STEPS = 400.0  # products for each entry of the matrix and each class in logistic regression, all strengths and steps together
+_TRIES = 4.0  # strengths that ridge regression tries
+_SPEED = 1.5e10  # products a second
+_DEAR = 1e11  # products of logistic regression beyond which ridge regression takes its place
 _WEAKER = 4.0  # from one strength to the next
 _STRENGTHS = 12  # most that are tried
 _HELD = 0.2  # share of the rows on which logistic regression chooses its strength
 _ENOUGH = 1e-3  # a weaker strength must cost this share less, or the search ends
+Found = tuple[np.ndarray, np.ndarray, Tensor]  # weights [D, S], bias [S], link
 
 
 @learners("linear")
@@ -58,31 +61,27 @@ class Linear(Dense):
     def score(self, z: Tensor) -> Tensor:
         return z @ self.weights + self.bias
 
+    @classmethod
+    def cost(cls, rows: int, features: int, outputs: int) -> float:
+        logistic, ridge = _work(rows, features, outputs)
+        return 0.3 + (logistic if logistic < _DEAR else ridge) / _SPEED
+
     def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
-        turned = None
+        logistic, _ = _work(len(z), z.shape[1], len(self.active))
+        by_ridge = self.kind == "numbers" or self.solver == "ridge" or (self.solver == "auto" and logistic > _DEAR)
+        sizes = sized(self.design, z, 0.5)  # half way between the two that others choose from
+        sizes *= np.float32((z.shape[1] / max(len(self.design.view.unique()), 1)) ** 0.5)  # a column varies by about one
+        z, turned = z * sizes, None
         if z.shape[1] > len(z):  # the weights lie in the span of the rows: learn in that, which changes nothing but the time
             turned, triangle = np.linalg.qr(z.T)
             z = np.ascontiguousarray(triangle.T)
+        weights, bias, self.link = (self._ridge if by_ridge else self._logistic)(z, y, weight, seed)
+        weights = sizes[:, None] * (weights if turned is None else turned @ weights)
+        self.weights, self.bias = tensors(weights.astype(np.float64), bias)
+
+    def _ridge(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> Found:
         if self.kind == "numbers":
-            weights, bias = self._numbers(z, y, weight)
-        else:
-            dear = z.size * len(self.active) * _PASSES > _DEAR
-            learn = self._ridge if self.solver == "ridge" or (dear and self.solver == "auto") else self._logistic
-            weights, bias = learn(z, y, weight, seed)
-        weights = weights if turned is None else turned @ weights
-        self.weights, self.bias = torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))
-
-    def _numbers(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        weights, bias = np.zeros((z.shape[1], y.shape[1])), np.zeros(y.shape[1])
-        known, pattern = np.unique(~np.isnan(y), axis=1, return_inverse=True)
-        for p, rows in enumerate(known.T):  # outputs that the same rows know are learned together
-            some = np.flatnonzero(pattern.ravel() == p)
-            t, w = y[np.ix_(rows, some)], weight[rows]
-            weights[:, some], bias[some], _ = _ridge(z[rows], t, w, lambda left_out, t=t, w=w: w @ (left_out - t) ** 2)  # type: ignore[misc]
-        self.link = torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
-        return weights, bias
-
-    def _ridge(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+            return self._numbers(z, y, weight)
         hot = (y[:, None] == np.arange(len(self.active)) if y.ndim == 1 else y).astype(np.float64)
         start = self.start[self.active].numpy()
         again = np.bincount(y)[y] > 1 if y.ndim == 1 else np.ones(len(y), bool)  # a class's only row, left out, tells nothing
@@ -92,26 +91,41 @@ class Linear(Dense):
             return np.repeat(costs.mean(), hot.shape[1])  # one strength for all, for their scores are compared
 
         weights, bias, left_out = _ridge(z, hot, weight, judge)
-        self.link, _ = fit_link(self.kind, left_out[again], y[again], weight[again], start)
-        return weights, bias
+        return weights, bias, fit_link(self.kind, left_out[again], y[again], weight[again], start)[0]
 
-    def _logistic(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def _numbers(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Found:
+        weights, bias = np.zeros((z.shape[1], y.shape[1])), np.zeros(y.shape[1])
+        known, pattern = np.unique(np.isfinite(y), axis=1, return_inverse=True)
+        for p, rows in enumerate(known.T):  # outputs that the same rows know are learned together
+            some = np.flatnonzero(pattern.ravel() == p)
+            t, w = y[np.ix_(rows, some)], weight[rows] / weight[rows].sum()
+            weights[:, some], bias[some], _ = _ridge(z[rows], t, w, lambda left_out, t=t, w=w: w @ (left_out - t) ** 2)  # type: ignore[misc]
+        return weights, bias, torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
+
+    def _logistic(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> Found:
         start = self.start[self.active].numpy().astype(np.float64)
         held = held_out(y, _HELD, seed)
         gram = (z.T @ z).astype(np.float64) / len(z)
         inner = _Descent(self.kind, z[~held], y[~held], weight[~held], gram)
-        coefficients, best, strength, chosen = np.zeros((z.shape[1] + 1, len(start))), np.inf, 1.0, 1.0
+        coefficients, best, strength = np.zeros((z.shape[1] + 1, len(start))), np.inf, 1.0
         coefficients[-1] = start
         for _ in range(_STRENGTHS):
             coefficients = inner(strength, coefficients)
             scores = z[held] @ coefficients[:-1] + coefficients[-1]
             link, costs = fit_link(self.kind, scores, y[held], weight[held], start)
-            if costs.mean() > best * (1 - _ENOUGH):
+            if costs.mean() > best - _ENOUGH * max(best, 0.5):
                 break
-            best, found, chosen, self.link = costs.mean(), coefficients, strength, link
+            best, found = costs.mean(), (strength, coefficients, link)
             strength /= _WEAKER
-        whole = _Descent(self.kind, z, y, weight, gram)(chosen, found)
-        return whole[:-1], whole[-1]
+        strength, coefficients, link = found
+        coefficients = _Descent(self.kind, z, y, weight, gram)(strength, coefficients)
+        return coefficients[:-1], coefficients[-1], link
+
+
+def _work(rows: int, features: int, outputs: int) -> tuple[float, float]:
+    """Products that logistic and ridge regression take."""
+    few, many = sorted((rows, features))
+    return rows * min(rows, features) * outputs * _STEPS, few**2 * many * _TRIES
 
 
 def _ridge(

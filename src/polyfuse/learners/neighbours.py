@@ -1,18 +1,21 @@
 """The learner that remembers rows."""
 
+from itertools import product
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..core import Inputs, RecipeError, Task, learners
-from .dense import Dense, balanced, fit_link, sampled
+from .dense import Dense, factors, fit_link, sampled
 from .scores import tensors
 
 METRICS = ("auto", "euclidean", "cosine")
 _COUNTS = (1, 2, 4, 8, 16, 32, 64)  # of neighbours, that are tried
-_ASKED = 2000  # rows whose neighbours are looked at to choose among them
+_ASKED = 1000  # rows whose neighbours are looked at to choose among them
 _DOUBT = 0.5  # rows' worth of the overall shares among a row's neighbours: no class is ever ruled out
-_BLOCK = 1024  # rows whose distances are held at once
+_LITTLE = 1e-3  # the same for numbers, whose mean is only for where no neighbour's is known
+_BLOCK = 256  # rows whose distances are held at once
 _GRAIN = 1e-9  # squared distances that differ by less, against the largest, are the same
 
 
@@ -51,55 +54,56 @@ class Neighbours(Dense):
             raise RecipeError("learner 'neighbours'", f"has the unknown metric '{metric}'", expected=f"one of {', '.join(METRICS)}")
         self.metric, self.most = metric, most
         self.register_buffer("rows", torch.zeros(0, 0))  # [R, D] as `_placed`
-        self.register_buffer("answers", torch.zeros(0, 0))  # [R, S], NaN where not known
+        self.register_buffer("answers", torch.zeros(0, 0))  # [R] classes, or [R, S] labels or numbers, NaN where not known
         self.register_buffer("worth", torch.zeros(0))  # [R] weights
         self.register_buffer("factor", torch.zeros(0))  # [D]
         self.register_buffer("shape", torch.zeros(2, dtype=torch.long))  # how many neighbours; 1 where by angle
 
     @classmethod
     def cost(cls, rows: int, features: int, outputs: int) -> float:
-        return 0.1 + 3e-10 * min(rows, _ASKED) * rows * features
+        return 0.1 + 6e-10 * min(rows, _ASKED) * rows * features
 
     def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
         kept = sampled(y, self.most, seed)
         z, y, weight = z[kept], y[kept], weight[kept]
-        hot = y[:, None] == np.arange(len(self.active)) if y.ndim == 1 else y
-        self.factor = torch.from_numpy(balanced(z, self.design.view.numpy()))
-        self.answers, self.worth = tensors(hot.astype(np.float64), weight)
+        self.answers, self.worth = tensors(y if y.ndim == 1 else y.astype(np.float64), weight)
         asked = sampled(y, _ASKED, seed + 1)
+        metrics = METRICS[1:] if self.metric == "auto" else (self.metric,)
         best = np.inf
-        for metric in METRICS[1:] if self.metric == "auto" else (self.metric,):
-            rows = self._placed(torch.from_numpy(z), metric == "cosine")
+        for factor, metric in product((torch.from_numpy(f) for f in factors(self.design, z)), metrics):
+            rows = _placed(torch.from_numpy(z) * factor, metric == "cosine")
             near, at = _nearest(rows[asked], rows, min(max(_COUNTS) + 1, len(z) - 1), torch.from_numpy(asked))
             for count in (c for c in _COUNTS if c < len(z)):
                 scores = self._votes(near, at, count).numpy()
                 link, costs = fit_link(self.kind, scores, y[asked], weight[asked], self.start[self.active].numpy())
                 if costs.mean() < best:
-                    best, self.link, self.rows = costs.mean(), link, rows
+                    best, self.link, self.rows, self.factor = costs.mean(), link, rows, factor
                     self.shape = torch.tensor([count, int(metric == "cosine")])
 
     def score(self, z: Tensor) -> Tensor:
         count, angle = self.shape.tolist()
-        return self._votes(*_nearest(self._placed(z, bool(angle)), self.rows, count + 1), count)
-
-    def _placed(self, z: Tensor, angle: bool) -> Tensor:
-        z = z * self.factor
-        return z / z.norm(dim=1, keepdim=True).clamp(min=1e-6) if angle else z
+        blocks = z.split(_BLOCK) if len(z) else (z,)
+        return torch.cat([self._votes(*_nearest(_placed(b * self.factor, bool(angle)), self.rows, count + 1), count) for b in blocks])
 
     def _votes(self, near: Tensor, at: Tensor, count: int) -> Tensor:
         """Log shares, log odds or means [B, S] of `count` neighbours; near, at [B, more] squared distances and rows, nearest first."""
         width = near[:, count : count + 1] if near.shape[1] > count else near[:, -1:] * 1.5
         near, at = near[:, :count], at[:, :count]
         # a neighbour as far as the next one has almost no say; where all are as far (copies) they have the same
-        say = ((1.0 - near / width.clamp(min=1e-12)).clamp(min=1e-3) * self.worth[at]).unsqueeze(-1)
-        start, answers = self.start[self.active], self.answers[at]
-        if self.kind == "numbers":
-            known = answers.isfinite()
-            total = (say * known).sum(1)
-            return ((say * answers.nan_to_num()).sum(1) + 1e-3 * start) / (total + 1e-3)
-        share = start.exp() if self.kind == "classes" else start.sigmoid()
-        votes = ((say * answers).sum(1) + _DOUBT * share) / (say.sum(1) + _DOUBT)
-        return votes.log() if self.kind == "classes" else votes.logit(eps=1e-6)
+        say = (1.0 - near / width.clamp(min=1e-12)).clamp(min=1e-3) * self.worth[at]
+        start, answers, total = self.start[self.active], self.answers[at], say.sum(1, keepdim=True)
+        if self.kind == "classes":
+            votes = say.new_zeros(len(say), len(start)).scatter_add_(1, answers, say)
+            return ((votes + _DOUBT * start.softmax(0)) / (total + _DOUBT)).log()
+        said = (say.unsqueeze(-1) * answers.nan_to_num()).sum(1)
+        if self.kind == "labels":
+            return ((said + _DOUBT * start.sigmoid()) / (total + _DOUBT)).logit(eps=1e-6)
+        known = (say.unsqueeze(-1) * answers.isfinite()).sum(1)
+        return (said + _LITTLE * start) / (known + _LITTLE)
+
+
+def _placed(z: Tensor, angle: bool) -> Tensor:
+    return z / z.norm(dim=1, keepdim=True).clamp(min=1e-6) if angle else z
 
 
 def _nearest(z: Tensor, rows: Tensor, count: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -109,7 +113,9 @@ def _nearest(z: Tensor, rows: Tensor, count: int, own: Tensor | None = None) -> 
         own: [B] the row that each is itself, which is left out.
     """
     count = min(count, len(rows))
-    wide, found = rows.double(), []
+    distances = [rows.new_zeros(0, count)]
+    places = [torch.zeros(0, count, dtype=torch.long, device=rows.device)]
+    wide = rows.double()
     size = wide.square().sum(1)
     order = torch.arange(len(rows), device=rows.device).double() / (16 * len(rows))
     for start in range(0, len(z), _BLOCK):
@@ -121,6 +127,6 @@ def _nearest(z: Tensor, rows: Tensor, count: int, own: Tensor | None = None) -> 
         if own is not None:
             d.scatter_(1, own[start : start + _BLOCK, None], torch.inf)
         d, at = d.topk(count, 1, largest=False)
-        found.append(((d.floor() * grain).float(), at))
-    near, at = zip(*found) if found else ([rows.new_zeros(0, count)], [torch.zeros(0, count, dtype=torch.long, device=rows.device)])
-    return torch.cat(list(near)), torch.cat(list(at))
+        distances.append((d.floor() * grain).float())
+        places.append(at)
+    return torch.cat(distances), torch.cat(places)

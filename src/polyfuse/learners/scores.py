@@ -52,7 +52,7 @@ class Scored(Learner):
             count = len(self.task.prior())
             known, y = np.unique(y, return_inverse=True) if len(y) else (np.arange(count), y)
             start = np.log(np.bincount(y, w) / total) if len(y) else np.zeros(count)
-            self.unseen = torch.tensor(_UNSEEN / (total + _UNSEEN * (count - len(known))))
+            self.unseen = torch.tensor(float(_UNSEEN / (total + _UNSEEN * (count - len(known)))))
         elif self.kind == "labels":
             known, share = np.arange(y.shape[1]), (w @ y + _UNSEEN) / (w.sum() + 2 * _UNSEEN)
             start = np.log(share / (1 - share))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import Inputs, Task, learners
-from .dense import Dense, balanced, fit_link, sampled
+from .dense import Dense, factors, fit_link, sampled
 from .scores import held_out, tensors
 
 _SOFT = (1.0, 10.0)  # C: how dear an error is against a narrow margin
@@ -65,29 +65,29 @@ class Svm(Dense):
         alone = 1 if self.kind == "classes" else len(self.active)
         kept = sampled(y, max(int(self.most / alone**0.5), 200), seed)
         z, y, weight = z[kept], y[kept], weight[kept]
-        factor = balanced(z, self.design.view.numpy())
-        factor /= np.sqrt((z.var(0) * factor**2).sum())
-        soft, width = self._chosen(z, y, weight, factor, seed)
-        self.factor = torch.from_numpy(factor * np.float32(width**0.5))
+        views = max(len(self.design.view.unique()), 1)
+        ways = [f * np.float32((width / views) ** 0.5) for f in factors(self.design, z) for width in _WIDTHS]
+        factor, soft = self._chosen(z, y, weight, ways, seed)
+        self.factor = torch.from_numpy(factor)
         placed = torch.from_numpy(z) * self.factor
         support, self.dual, self.bias, self.counts = _machine(_kernel(placed, placed).numpy(), y, weight, soft)
         self.rows = placed[support]
 
-    def _chosen(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, factor: np.ndarray, seed: int) -> tuple[float, float]:
-        """C and the width of least cost on held-out rows; the link is fitted there on the way."""
+    def _chosen(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, ways: list[np.ndarray], seed: int) -> tuple[np.ndarray, float]:
+        """The factors and the C of least cost on held-out rows; the link is fitted there on the way."""
         some = sampled(y, _TRIED, seed + 1)
         z, y, weight = z[some], y[some], weight[some]
         held = held_out(y, _HELD, seed)
-        best, chosen, start = np.inf, (_SOFT[0], _WIDTHS[0]), self.start[self.active].numpy()
-        for width in _WIDTHS:
-            placed = torch.from_numpy(z * factor * np.float32(width**0.5))
+        best, chosen, start = np.inf, (ways[0], _SOFT[0]), self.start[self.active].numpy()
+        for factor in ways:
+            placed = torch.from_numpy(z * factor)
             kernel = _kernel(placed, placed[torch.from_numpy(~held)]).numpy()
             for soft in _SOFT:
                 support, *machine = _machine(kernel[~held], y[~held], weight[~held], soft)
                 scores = _scores(torch.from_numpy(kernel[np.ix_(held, support)]), *machine)
                 link, costs = fit_link(self.kind, scores.numpy(), y[held], weight[held], start)
                 if costs.mean() < best:
-                    best, chosen, self.link = costs.mean(), (soft, width), link
+                    best, chosen, self.link = costs.mean(), (factor, soft), link
         return chosen
 
     def score(self, z: Tensor) -> Tensor:

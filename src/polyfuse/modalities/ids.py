@@ -1,7 +1,7 @@
 """Lists of ids: what a user bought, which codes a patient has."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from ..core import Codec, Draws, Encoded, Encoder, Value, codecs, encoders
 from ..core.layers import AttentionPool
 from ..core.names import another, read_names
+from ..core.sample import evenly
+
+_SAMPLE = 10_000  # lists that are fitted on: this many, and fewer than twice as many
+_WEAKEST = 1e-4  # of the strongest direction's strength; what is weaker is rounding
 
 
 @codecs("ids")
@@ -31,6 +35,7 @@ class IdsCodec(Codec):
     """
 
     encoder = "ids-bag"
+    untrained = "ids-counts"
     ragged = True
 
     def __init__(self, column: str, *, separator: str = "", min_count: int = 2, most: int = 50_000, longest: int = 200):
@@ -132,3 +137,74 @@ class IdsBag(Encoder):
         age = mask.flip(1).long().cumsum(1).flip(1) - 1  # 0 = the last one
         h = F.dropout(h, self.dropout, self.training) + torch.exp(-age / 5.0).unsqueeze(-1) * self.recency
         return Encoded(self.norm(self.pool(h, mask)[0]).unsqueeze(1), mask.any(1, keepdim=True))
+
+
+@encoders("ids-counts")
+class IdsCounts(Encoder):
+    """Which ids are in the list, rare ones weighing more, as coordinates along the directions in which lists differ most.
+
+    What no label trains: ids that come in the same lists are near each other. `ids-bag` with many rows, or where the last
+    ids count. The length of the list and its share of "other" are given beside the coordinates, which do not tell them.
+    Source: Deerwester et al. 1990, "Indexing by Latent Semantic Analysis"; weights of Salton and Buckley 1988, "Term-weighting
+    approaches in automatic text retrieval" (logarithm of the count, inverse document frequency, length 1).
+
+    Args:
+        dims: coordinates; zeros where the training lists have fewer directions.
+    Shapes:
+        ids [P, T] -> tokens [P, 1, D]; stored [P, 1, dims + 2]
+    Cost:
+        dims numbers per id, (dims + 2) * D parameters; linear in T.
+    """
+
+    modality = "ids"
+    frozen = True
+    rarity: Tensor
+    directions: Tensor
+
+    def __init__(self, codec: IdsCodec, width: int, *, dims: int = 64):
+        super().__init__(codec, width)
+        self.register_buffer("rarity", torch.ones(len(codec.values) + 1))
+        self.register_buffer("directions", torch.zeros(len(codec.values) + 1, dims))
+        self.norm, self.out = nn.LayerNorm(dims + 2), nn.Linear(dims + 2, width)
+
+    def fit(self, stream: Iterable[dict[str, Tensor]]) -> None:
+        from scipy.sparse import csr_matrix
+        from sklearn.utils.extmath import randomized_svd
+
+        lists = evenly((ids[mask] for x in stream for ids, mask in zip(x["ids"], x["mask"])), _SAMPLE)
+        if not lists:
+            return
+        seen = torch.bincount(torch.cat([ids.unique() for ids in lists]), minlength=len(self.rarity))
+        self.rarity.copy_(torch.log((1 + len(lists)) / (1 + seen)) + 1)
+        ids = nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=-1)
+        ids, weight = self._weighed(ids, ids >= 0)
+        real = weight > 0
+        entries = (weight[real].cpu().numpy(), (real.nonzero()[:, 0].cpu().numpy(), ids[real].cpu().numpy()))
+        counts = csr_matrix(entries, (len(lists), len(self.rarity)))
+        _, strength, found = randomized_svd(counts, min(self.directions.shape[1], *counts.shape), random_state=0)
+        rank = int((strength > _WEAKEST * strength[0]).sum())
+        scaled = found[:rank].T * (np.sqrt(len(lists)) / strength[:rank])  # coordinates with a mean square of 1
+        self.directions.zero_()[:, :rank] = torch.from_numpy(scaled.astype(np.float32))
+
+    def features(self, x: dict[str, Tensor]) -> Encoded:
+        mask = x["mask"]
+        ids, weight = self._weighed(x["ids"], mask)
+        place = torch.einsum("pt,ptf->pf", weight, self.directions[ids])
+        count = mask.sum(1, keepdim=True)
+        other = ((x["ids"] == 0) & mask).sum(1, keepdim=True) / count.clamp(min=1)
+        some = mask.any(1, keepdim=True)
+        return Encoded(torch.cat([place, count.clamp(min=1).log(), other], 1).unsqueeze(1), some)
+
+    def project(self, encoded: Encoded) -> Tensor:
+        return self.out(self.norm(encoded.x))
+
+    def _weighed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sorted ids [P, T] and their weights, zero under the mask; an id that is there n times has its weight in n parts."""
+        ids = ids.masked_fill(~mask, -1).sort(1).values
+        real = ids >= 0
+        group = F.pad((ids[:, 1:] != ids[:, :-1]).long(), (1, 0)).cumsum(1)  # equal ids have equal numbers
+        times = torch.zeros_like(group).scatter_add(1, group, torch.ones_like(group)).gather(1, group)
+        ids = ids.clamp(min=0)
+        weight = ((1 + times.log()) * self.rarity[ids]).masked_fill(~real, 0.0)
+        length = (weight.square() / times).sum(1, keepdim=True).sqrt().clamp(min=1e-6)
+        return ids, weight / times / length

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core import Codec, Draws, RecipeError, Value, codecs
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".oga", ".aif", ".aiff", ".au")
+FLOOR = 1e-6  # added to an energy before its logarithm is taken
 _SAMPLE = 300
 _LONGEST_S = 10.0  # kept of a sound where the user does not say
 _LOUDEST = np.float64(1e9)  # a sample beyond it is no sound, and its square is no float
@@ -40,6 +41,7 @@ class AudioCodec(Codec):
     """
 
     encoder = "audio-cnn"
+    untrained = "audio-descriptors"
     media = True
     ragged = True
 
@@ -155,7 +157,7 @@ class AudioCodec(Codec):
             samples = np.pad(samples, (0, window - len(samples)))
         frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
         power = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), axis=1)) ** 2
-        return np.log(power @ self.bank + 1e-6).astype(np.float32)
+        return np.log(power @ self.bank + FLOOR).astype(np.float32)
 
     def resampled(self, value: Sound) -> np.ndarray:
         import soxr
@@ -236,13 +238,13 @@ class AudioCodec(Codec):
             return {**x, "wave": torch.where(x["mask"], noisy, x["wave"])}
         mel = x["mel"].float()
         mean, std, bank = mel.new_tensor(self.mean), mel.new_tensor(self.std), torch.from_numpy(self.bank).to(mel.device)
-        energy = (mel * std + mean).exp().sub(1e-6).clamp(min=0.0)
+        energy = (mel * std + mean).exp().sub(FLOOR).clamp(min=0.0)
         span = 1 / bank.amax(0)  # how many lines of the spectrum a band covers
         own = ((energy * span / span.sum()).sum(-1, keepdim=True) * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
         lines = 1 / bank.square().sum(0)
         drawn = draws.normal(*mel.shape[1:]).to(mel.device)
         gamma = (1 - 1 / (9 * lines) + drawn / (3 * lines.sqrt())).clamp(min=0.0) ** 3
-        noisy = (((energy + level**2 * own * gamma + 1e-6).log() - mean) / std).clamp(-20, 20)
+        noisy = (((energy + level**2 * own * gamma + FLOOR).log() - mean) / std).clamp(-20, 20)
         return {**x, "mel": torch.where(real, noisy.to(x["mel"].dtype), x["mel"])}
 
     def filler(self) -> Value:

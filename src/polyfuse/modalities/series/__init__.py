@@ -2,5 +2,6 @@
 
 from .codec import SeriesCodec
 from .encoders import SeriesCnn, SeriesGru, SeriesLstm, SeriesLstnet, SeriesTransformer
+from .features import SeriesFeatures
 
-__all__ = ["SeriesCnn", "SeriesCodec", "SeriesGru", "SeriesLstm", "SeriesLstnet", "SeriesTransformer"]
+__all__ = ["SeriesCnn", "SeriesCodec", "SeriesFeatures", "SeriesGru", "SeriesLstm", "SeriesLstnet", "SeriesTransformer"]

@@ -37,6 +37,7 @@ class SeriesCodec(Codec):
     """
 
     encoder = "series-cnn"
+    untrained = "series-features"
     media = True
     ragged = True
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core import Codec, Draws, RecipeError, Value, codecs
 
 _CHARACTERS_PER_TOKEN = 32  # of one cell at most longest * this are read: 10 MB of text cost no more than a page
-_FIT_CELLS, _FIT_CHARACTERS = 100_000, 16_000_000
+_FIT_CELLS, _FIT_CHARACTERS = 100_000, 2_000_000
 _BYTES = 256  # a byte-level vocabulary has at least these
 # what no tokenizer can use: control characters but tab and line ends, and halves of surrogate pairs
 _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -51,7 +51,7 @@ class Text(Codec):
         DataError: the cell is neither text nor number, or its bytes are not UTF-8.
 
     Cost:
-        about 0.05 ms for a short cell; fitting learns from the first 100,000 cells or 16 million characters.
+        about 0.05 ms for a short cell; fitting learns from the first 100,000 cells or 2 million characters.
 
     Example:
         >>> text = Text("review", vocabulary=300)

@@ -1,0 +1,5 @@
+"""python -m polyfuse.cli."""
+
+from . import main
+
+main()

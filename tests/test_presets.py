@@ -1,0 +1,356 @@
+"""fit under a preset: plan, members, weights, verdict, and what must hold whatever the table is."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import polyfuse as pf
+from polyfuse.core import Cells, codecs, tasks
+from polyfuse.data import Store
+from polyfuse.ensemble import joined
+from polyfuse.selection import Said, held_out, judge, select
+
+WORDS = {0: "red warm sun fire", 1: "blue cold sea ice", 2: "green calm wood moss"}
+
+
+def planted(rows=240, seed=0, kind="both", missing=0.0):
+    """A text that tells one bit and two numbers that tell another; the label needs both, one, or nothing of them."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(2, size=rows), rng.integers(2, size=rows)
+    noise = rng.integers(2, size=rows)
+    label = {"both": a + b, "text": a, "noise": noise}[kind]
+    filler = "the a of and to in it is was for on with".split()
+    out = []
+    for i in range(rows):
+        words = [*rng.choice(WORDS[int(a[i])].split(), 3), *rng.choice(filler, 4)]
+        row = {
+            "note": " ".join(rng.permutation(words).tolist()),
+            "x": float(b[i] + rng.normal(0, 0.25)),
+            "z": float(rng.normal()),
+            "label": f"class {label[i]}",
+        }
+        if rng.random() < missing:
+            row["note"] = None
+        out.append(row)
+    return out
+
+
+COLUMNS = {"note": "text", "x": "number", "z": "number", "label": "category"}
+
+
+def fit(rows, target="label", **options):
+    return pf.fit(rows, target, **{"preset": "fast", "columns": COLUMNS, "device": "cpu"} | options)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return fit(planted())
+
+
+# -- what it answers --------------------------------------------------------------------------------------------------
+
+
+def test_members_of_both_views_together_beat_each_alone(bundle):
+    found = bundle.card["verdict"]["label"]
+    assert found["answers"] == "together" and found["gain"] and found["signal"]
+    assert found["difference"]["low"] > 0.05 and set(found["views"]) == {"note", "table"}
+    test = bundle.evaluate(planted(200, seed=9))["metrics"]["label"]["accuracy"]["value"]
+    assert test > 0.85
+
+
+def test_a_saved_ensemble_gives_the_same_answers(bundle, tmp_path):
+    rows = planted(20, seed=3)
+    again = pf.Bundle.load(bundle.save(tmp_path / "b"))
+    assert [a["answer"] for a in again.predict_rows(rows)] == [a["answer"] for a in bundle.predict_rows(rows)]
+    assert not [f for f in (tmp_path / "b").iterdir() if f.suffix not in (".json", ".safetensors")]
+
+
+def test_a_row_alone_equals_the_row_among_others(bundle):
+    rows = planted(12, seed=4, missing=0.4)
+    together = [a["answer"]["label"]["probability"] for a in bundle.predict_rows(rows)]
+    for row, expected in zip(rows, together):
+        alone = bundle.predict_rows([row])[0]["answer"]["label"]["probability"]
+        assert alone == pytest.approx(expected, abs=1e-5)
+
+
+def test_where_a_view_is_missing_the_others_answer(bundle):
+    rows = [dict(r, note=None) for r in planted(150, seed=5)]
+    answers = bundle.predict_rows(rows)
+    # the numbers tell whether b is 0 or 1: the label is then one of two
+    likely = [a["answer"]["label"]["probability"] for a in answers]
+    off = [p["class 2"] if r["x"] < 0 else p["class 0"] for p, r in zip(likely, rows) if r["x"] < 0 or r["x"] > 1]
+    assert np.mean(off) < 0.1 and all(abs(sum(p.values()) - 1) < 1e-5 for p in likely)
+
+
+def test_a_row_with_nothing_gets_the_shares_of_the_classes(bundle):
+    answer = bundle.predict_rows([{}])[0]
+    shares = answer["answer"]["label"]["probability"]
+    assert shares["class 1"] == pytest.approx(0.5, abs=0.1) and "no cell" in answer["warnings"][-1]
+
+
+def test_an_absent_cell_is_the_same_as_no_column(bundle):
+    rows = [{"x": 0.2, "z": 1.0, "note": None}, {"x": 0.2, "z": 1.0}]
+    first, second = (a["answer"] for a in bundle.predict_rows(rows))
+    assert first == second
+
+
+def test_embedding_is_finite_and_zero_where_nothing_is_there(bundle):
+    vectors = bundle.embed([*planted(5), {"x": None, "z": None, "note": None}])
+    assert vectors.shape[0] == 6 and np.isfinite(vectors).all() and not vectors[-1].any() and vectors[0].any()
+
+
+def test_robustness_of_an_ensemble(bundle):
+    found = bundle.robustness(planted(120, seed=6), rates=[0.5, 0.9])
+    worst = {c.views: c.values[-1] for c in found.curves if c.kind == "missing"}
+    assert worst["note",] < found.curves[0].values[0] and worst["note", "table"] < worst["note",] + 0.1
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def test_where_one_view_knows_all_it_answers_alone():
+    bundle = fit(planted(kind="text"))
+    found = bundle.card["verdict"]["label"]
+    assert found["single"] == "note" and not found["gain"] and found["signal"]
+    assert found["answers"] == "note"
+    weighty = [m for m in bundle.card["members"] if m["weight"] > 0]
+    assert all(m["views"] == ["note"] for m in weighty)
+    assert bundle.predict_rows([{"x": 1.0, "z": 0.0}])[0]["answer"]["label"]["value"], "the table answers where the note is missing"
+
+
+def test_of_noise_it_says_that_nothing_predicts():
+    bundle = fit(planted(kind="noise"))
+    assert not bundle.card["verdict"]["label"]["signal"]
+    assert "nothing here is shown to predict" in bundle.card["warnings"][0]
+
+
+def test_a_column_that_gives_the_target_away_is_named():
+    rows = [dict(r, code=f"c{r['label'][-1]}") for r in planted()]
+    bundle = fit(rows, columns=COLUMNS | {"code": "category"})
+    assert any("'code' alone removes" in line and "--ignore code" in line for line in bundle.card["warnings"])
+    assert not any("'x' alone" in line for line in bundle.card["warnings"])
+
+
+def test_figures_are_of_rows_the_fits_had_not_seen():
+    """A learner that knows its rows by heart would be right on all of them; the labels here cannot be known."""
+    bundle = fit(planted(kind="noise"))
+    assert bundle.card["metrics"]["label"]["accuracy"]["value"] < 0.62
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_fit_learns_nothing_anew(monkeypatch):
+    rows = planted(seed=11)
+    first = fit(rows)
+
+    def refuse(*_):
+        raise AssertionError("encoded or learned again")
+
+    monkeypatch.setattr("polyfuse.crossfit._learn", refuse)
+    monkeypatch.setattr("polyfuse.learners.features._write", refuse)
+    again = fit(rows)
+    assert [a["answer"] for a in again.predict_rows(rows[:9])] == [a["answer"] for a in first.predict_rows(rows[:9])]
+
+
+@pytest.mark.parametrize("harm", ["cut", "junk", "gone"])
+def test_a_damaged_store_is_made_again(harm, tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYFUSE_CACHE", str(tmp_path))
+    rows = planted(80, seed=12)
+    first = fit(rows)
+    for entry in Store().entries():
+        for file in entry["path"].iterdir():
+            if harm == "cut" and file.suffix in (".safetensors", ".npy"):
+                file.write_bytes(file.read_bytes()[:10])
+            elif harm == "junk" and file.name == "meta.json" and "(" in entry["column"]:
+                file.write_text(json.dumps({"column": "x"}))
+        if harm == "gone":
+            shutil.rmtree(entry["path"])
+    again = fit(rows)
+    assert [a["answer"] for a in again.predict_rows(rows[:9])] == [a["answer"] for a in first.predict_rows(rows[:9])]
+
+
+def test_same_seed_same_answers_without_the_store(tmp_path, monkeypatch):
+    rows, answers = planted(100, seed=13), []
+    for run in ("a", "b"):
+        monkeypatch.setenv("POLYFUSE_CACHE", str(tmp_path / run))
+        answers.append([a["answer"] for a in fit(rows, seed=3).predict_rows(rows[:9])])
+    assert answers[0] == answers[1]
+
+
+def test_an_interrupt_keeps_what_is_learned(monkeypatch):
+    from polyfuse import crossfit, presets
+
+    calls = []
+
+    def second_time(*arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return crossfit.learn(*arguments)
+
+    monkeypatch.setattr(presets, "learn", second_time)
+    bundle = fit(planted(90, seed=14))
+    assert len(bundle.card["members"]) == 2
+    assert bundle.predict_rows(planted(2))[0]["answer"]["label"]["value"]
+
+
+def test_a_budget_that_is_too_small_still_answers(tmp_path):
+    bundle = fit(planted(80, seed=15), time="1s", out=tmp_path / "b")
+    assert bundle.predict_rows(planted(1))[0]["answer"]["label"]["value"]
+
+
+def test_the_plan_is_told_and_nothing_is_learned(tmp_path, capsys):
+    plan = fit(planted(60), dry_run=True, quiet=False, out=tmp_path / "b")
+    told = capsys.readouterr().err
+    assert "learn linear on all, about" in told and "encode note: text-tfidf" in told
+    assert plan.seconds > 0 and not (tmp_path / "b").exists()
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_with_fewer_rows_than_folds():
+    rows = planted(100)
+    rows[0]["label"] = rows[1]["label"] = "rare"
+    answer = fit(rows).predict_rows(rows[5:6])[0]["answer"]["label"]["probability"]
+    assert set(answer) == {"class 0", "class 1", "class 2", "rare"} and 0 < answer["rare"] < 0.5
+
+
+@pytest.mark.parametrize("groups", [2, 3, 40])
+def test_groups_are_never_split(groups):
+    rows = [dict(r, unit=f"u{i % groups}") for i, r in enumerate(planted(120))]
+    bundle = fit(rows, group="unit")
+    assert "groups" in bundle.card["data"]["split"]
+
+
+def test_time_order_is_kept():
+    rows = [dict(r, day=f"2024-{1 + i // 28:02}-{1 + i % 28:02}") for i, r in enumerate(planted(150))]
+    bundle = fit(rows[::-1], time_column="day")
+    assert "day" in bundle.card["data"]["split"]
+
+
+def test_given_validation_rows_judge():
+    bundle = fit(planted(120), val=planted(60, seed=2))
+    assert bundle.card["data"]["held_out"] == 60 and "validation rows" in bundle.card["data"]["split"]
+    assert bundle.card["verdict"]["label"]["signal"]
+
+
+def test_a_split_column_keeps_its_test_rows_out():
+    rows = [dict(r, part="test" if i % 4 == 0 else "val" if i % 4 == 1 else "train") for i, r in enumerate(planted(200))]
+    for i in range(0, 200, 4):
+        rows[i]["label"] = "class 0"  # would be learned if it were seen
+    bundle = fit(rows, split_column="part")
+    assert bundle.card["data"]["held_out"] == 50 and bundle.card["verdict"]["label"]["together"]["value"] > 0.8
+
+
+def test_targets_of_several_kinds_and_labels_that_are_missing():
+    rows = [dict(r, size=r["x"] * 3 + 1, tags=["a"] if r["x"] > 0.5 else []) for r in planted(150)]
+    for i in range(0, 150, 3):
+        rows[i]["size"] = None
+    bundle = fit(rows, ["label", "size", "tags"], columns=COLUMNS | {"size": "number", "tags": "labels"})
+    answer = bundle.predict_rows([{"x": 1.0, "z": 0.0, "note": "blue cold sea"}])[0]["answer"]
+    assert answer["size"]["value"] == pytest.approx(4.0, abs=0.7) and answer["tags"]["value"] == ["a"]
+    assert set(bundle.card["verdict"]) == {"label", "size", "tags"}
+
+
+def test_a_view_that_is_missing_everywhere_and_rows_with_nothing():
+    rows = [dict(r, extra=None) for r in planted(100)]
+    for row in rows[:5]:
+        row.update(note=None, x=None, z=None)
+    bundle = fit(rows, columns=COLUMNS | {"extra": "text"})
+    assert bundle.predict_rows([{"extra": "now there is one"}])[0]["answer"]["label"]["value"]
+    assert bundle.card["verdict"]["label"]["signal"]
+
+
+def test_row_weights_count():
+    rows = planted(160, kind="text")
+    for i, row in enumerate(rows):
+        row["w"] = 1.0
+        if i % 2:  # half of the rows say the opposite, and count for nothing
+            row["label"], row["w"] = ("class 0" if row["label"] == "class 1" else "class 1"), 0.0
+    bundle = fit(rows, weight="w", columns=COLUMNS | {"w": "number"})
+    answers = bundle.predict_rows(planted(60, seed=8, kind="text")).values()
+    assert np.mean([a == r["label"] for a, r in zip(answers, planted(60, seed=8, kind="text"))]) > 0.9
+
+
+# -- refused ----------------------------------------------------------------------------------------------------------
+
+
+def test_preset_and_fusion_do_not_go_together():
+    with pytest.raises(pf.RecipeError, match="--fusion, which is for one network"):
+        fit(planted(20), fusion="concat")
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(pf.RecipeError, match="did you mean 'good'"):
+        fit(planted(20), preset="goood")
+
+
+def test_a_task_that_no_learner_takes_says_what_to_do():
+    with pytest.raises(pf.RecipeError, match="no learner that takes the target 'x'.*--preset good"):
+        fit(planted(40), "x", task="quantile")
+
+
+# -- selection --------------------------------------------------------------------------------------------------------
+
+
+def said(outs, y, views, classes=2, speaks=None):
+    codec = codecs.build("category", "y")
+    codec.fit(str(c) for c in range(classes) for _ in range(3))
+    task = tasks.build("multiclass", codec, 4)
+    task.fit({"index": y.unsqueeze(1) + 1})
+    speaks = torch.ones(outs.shape[:2], dtype=torch.bool) if speaks is None else speaks
+    return Said(task, outs, speaks, Cells({"index": y.unsqueeze(1) + 1}, torch.arange(len(y)), len(y)), views)
+
+
+def members(rows=400, strengths=(2.0, 2.0, 0.0, 0.0, 0.0), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(2, (rows,), generator=generator)
+    signal = torch.nn.functional.one_hot(y, 2).float()
+    noise = torch.randn(rows, len(strengths), 2, generator=generator)
+    return torch.stack([s * signal for s in strengths], 1) + noise, y
+
+
+def test_noise_gets_no_weight_and_two_that_err_apart_share_it():
+    outs, y = members()
+    weights = select(said(outs, y, [("a",), ("b",), ("c",), ("d",), ("e",)]), range(5))
+    assert weights.sum() == pytest.approx(1.0) and weights[2:].sum() < 0.1 and min(weights[:2]) > 0.25
+
+
+def test_of_pure_noise_fusing_is_not_said_to_pay():
+    wrong = 0
+    for seed in range(20):
+        outs, y = members(150, (0.0, 0.0, 0.0), seed)
+        found, _, _ = judge(said(outs, y, [("a",), ("b",), ("a", "b")]))
+        wrong += found["gain"]
+    assert wrong <= 2
+
+
+def test_no_row_is_judged_by_weights_it_chose():
+    outs, y = members(200, (1.0, 1.0, 0.5))
+    mine = said(outs, y, [("a",), ("b",), ("c",)])
+    out = held_out(mine, range(3))
+    flipped = said(outs, y.clone().index_fill(0, torch.tensor([7]), int(1 - y[7])), mine.views)
+    assert torch.equal(held_out(flipped, range(3))[7], out[7])
+
+
+def test_the_mean_goes_over_who_may_speak():
+    generator = torch.Generator().manual_seed(1)
+    outs = torch.randn(6, 3, 2, generator=generator)
+    speaks = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=torch.bool)
+    weights, spare = torch.tensor([0.75, 0.25, 0.0]), torch.tensor([0.2, 0.3, 0.5])
+    task = said(outs, torch.randint(2, (6,), generator=generator), [("a",)] * 3).task
+    found = joined(task, outs, speaks, weights, spare)
+    for row in range(6):
+        w = [float(weights[m]) for m in range(3) if speaks[row, m]]
+        mine = weights if sum(w) > 0 else spare
+        total = sum(float(mine[m]) for m in range(3) if speaks[row, m])
+        if total == 0:
+            expected = task.constant(1)[0].softmax(-1)
+        else:
+            expected = sum(float(mine[m]) / total * outs[row, m].softmax(-1) for m in range(3) if speaks[row, m])
+        assert torch.allclose(found[row].softmax(-1), expected, atol=1e-6)
