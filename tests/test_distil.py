@@ -261,6 +261,7 @@ def test_a_table_that_lacks_classes_and_columns_still_teaches(teacher):
 
 def test_validation_rows_may_be_given(teacher, table):
     student = pf.distil(teacher, table(100, seed=8, label=False), val=table(60, seed=9, name="val.csv"), to="linear", set=QUICK)
+    assert student.card["data"]["split"] == "validation rows are those of val.csv"
     some = sum(bool(r["note"] or r["size"]) for r in rows(100, seed=8))  # a row with no cell at all teaches nothing
     assert student.card["data"]["trained_on"] == some and student.card["distilled"]["scored_on"] == "60 rows held out"
 

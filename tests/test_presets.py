@@ -11,7 +11,7 @@ import polyfuse as pf
 from polyfuse.core import Cells, codecs, tasks
 from polyfuse.data import Store
 from polyfuse.ensemble import joined
-from polyfuse.selection import Said, held_out, judge, select
+from polyfuse.presets.selection import Said, held_out, judge, select
 
 WORDS = {0: "red warm sun fire", 1: "blue cold sea ice", 2: "green calm wood moss"}
 
@@ -150,7 +150,7 @@ def test_a_second_fit_learns_nothing_anew(monkeypatch):
     def refuse(*_):
         raise AssertionError("encoded or learned again")
 
-    monkeypatch.setattr("polyfuse.crossfit._learn", refuse)
+    monkeypatch.setattr("polyfuse.presets.crossfit._learn", refuse)
     monkeypatch.setattr("polyfuse.learners.features._write", refuse)
     again = fit(rows)
     assert [a["answer"] for a in again.predict_rows(rows[:9])] == [a["answer"] for a in first.predict_rows(rows[:9])]
@@ -182,7 +182,7 @@ def test_same_seed_same_answers_without_the_store(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_keeps_what_is_learned(monkeypatch):
-    from polyfuse import crossfit, presets
+    from polyfuse.presets import course, crossfit
 
     calls = []
 
@@ -192,7 +192,7 @@ def test_an_interrupt_keeps_what_is_learned(monkeypatch):
             raise KeyboardInterrupt
         return crossfit.learn(*arguments)
 
-    monkeypatch.setattr(presets, "learn", second_time)
+    monkeypatch.setattr(course, "learn", second_time)
     bundle = fit(planted(90, seed=14))
     assert len(bundle.card["members"]) == 2
     assert bundle.predict_rows(planted(2))[0]["answer"]["label"]["value"]

@@ -13,6 +13,7 @@ import polyfuse as pf
 import polyfuse.parts  # files all parts, whose names are test cases
 from polyfuse.core import RecipeError, check_values, fusions, learners
 from polyfuse.core.progress import Progress
+from polyfuse.data import Fold
 from polyfuse.learners import TrainOptions
 from polyfuse.ready import Run, find_schema
 from polyfuse.recipe import resolve
@@ -146,7 +147,7 @@ def test_defaults_outside_the_space_are_not_in_it(tables):
     known = defaults(parse_space(["fusion.rank=2..8", "fusion.dropout=0..0.5", "note.dropout=0..0.9"]), recipe, None, {})
     assert known == {"fusion.rank": 4, "fusion.dropout": 0.3, "note.dropout": 0.2}
     assert defaults(parse_space(["fusion.rank=8..16"]), recipe, None, {}) is None
-    assert defaults(parse_space(["note.encoder=text-bag|text-gru"]), recipe, None, {}) == {"note.encoder": "text-bag"}
+    assert defaults(parse_space(["note.encoder=text-bag|text-gru"]), recipe, None, {}) == {"note.encoder": "text-gru"}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_the_score_is_that_of_all_test_rows_together(tables):
 
 
 def test_a_learner_reports_every_fold_and_learns_once(tables, monkeypatch):
-    from polyfuse import crossfit
+    from polyfuse.presets import crossfit
 
     learned = []
     monkeypatch.setattr(crossfit, "_learn", lambda *a, real=crossfit._learn: learned.append(a[0]["options"]) or real(*a))
@@ -256,6 +257,17 @@ def test_encoders_that_do_not_train_are_run_once(tables, monkeypatch):
     assert ran == [["note"]]
     work.run(merged(settings, {"note.dims": 16}), lambda step, value: None)
     assert ran == [["note"]] * 2
+
+
+def test_folds_of_other_rows_have_their_own_vectors(tables):
+    at = np.arange(60)
+    parts = [Fold(at[:20], at[20:25], at[25:40]), Fold(at[:35], at[35:40], at[40:])]  # as folds by time are
+    work = Learned(tables(), parts, 0, "cpu", "linear")
+    work.begin({})
+    told = []
+    assert len(work.run({}, lambda step, value: told.append(value))) == 35 and len(told) == 2
+    vectors = [t.inputs(list(t.features))[0] for t in work._tables(work.tables.at({}))]
+    assert [len(x) for x in vectors] == [40, 60]
 
 
 def test_a_learner_that_cannot_take_the_target_is_refused(tables, monkeypatch):
@@ -411,6 +423,17 @@ def test_a_trial_that_fails_is_noted_and_the_search_goes_on(table, monkeypatch):
 
 
 @optuna
+def test_a_search_in_which_nothing_works_says_so(table, tmp_path, monkeypatch):
+    def run(self, settings, report):
+        raise RecipeError("training", "diverged")
+
+    monkeypatch.setattr(Learned, "run", run)
+    with pytest.raises(RecipeError, match="no trial came to its end; the first: training: diverged"):
+        short(table, learner="linear", folds=2, set={}, fit_to=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@optuna
 def test_a_bad_trial_is_pruned(table, monkeypatch):
     def run(self, settings, report):
         rate = settings.get("linear", {}).get("shrink", 1.0)
@@ -446,6 +469,51 @@ def test_ctrl_c_and_the_end_of_the_time_keep_what_is_finished(table, tmp_path, m
     assert [(t.state, t.options, t.score) for t in then.trials] == [(t.state, t.options, t.score) for t in whole.trials]
     late = short(table, **options, time=0.001)
     assert len(late.trials) == 1 and "The time was up" in late.note
+
+
+def quadratic(number, options, report):
+    value = -((options.get("a.x", 0.0) - 0.3) ** 2) + 0.001 * options.get("a.k", 0)
+    return -value, value
+
+
+SPACE = {"a.x": Range(-1.0, 1.0), "a.k": Range(1, 4, whole=True), "a.kind": Choice((True, None, "b"))}
+
+
+@optuna
+def test_a_trial_that_was_killed_is_tried_again_once(tmp_path):
+    file = tmp_path / "optuna.jsonl"
+    first = journal.Journal(file, SPACE, 0, 0)
+    first.run_defaults(quadratic, None)
+    killed = first.study.ask(first._distributions)
+    file.write_bytes(file.read_bytes() + b'{"op_code"')  # in the middle of a line
+    again = journal.Journal(file, SPACE, 0, 0)
+    assert [t.number for t in again.trials] == [0]
+    trial = again.run_next(quadratic)
+    assert trial.options == again._rounded(killed.params) and trial.number == 2 and trial.state == "complete"
+    then = journal.Journal(file, SPACE, 0, 0)
+    assert then.run_next(quadratic).options != trial.options and [t.number for t in then.trials] == [0, 2, 3]
+
+
+@optuna
+def test_proposals_get_better_and_it_is_known_why(tmp_path):
+    kept = journal.Journal(tmp_path / "optuna.jsonl", SPACE, 1, 0)
+    kept.run_defaults(quadratic, {"a.x": 0.0, "a.k": 1, "a.kind": None})
+    assert kept.importance() == {}
+    for _ in range(30):
+        trial = kept.run_next(quadratic)
+        assert SPACE["a.x"].holds(trial.options["a.x"]) and float(f"{trial.options['a.x']:.4g}") == trial.options["a.x"]
+    best = max(kept.trials, key=lambda t: t.value)
+    assert abs(best.options["a.x"] - 0.3) < 0.05 and best.score == -best.value
+    found = kept.importance()
+    assert sum(found.values()) == pytest.approx(1.0) and next(iter(found)) == "a.x" and found["a.x"] > 0.9
+
+
+@optuna
+def test_options_that_were_tried_are_not_learned_again(table, monkeypatch):
+    ran = []
+    monkeypatch.setattr(Learned, "run", lambda *a, real=Learned.run: ran.append(a[1]) or real(*a))
+    done = short(table, learner="linear", folds=2, set={}, space=["linear.solver=ridge|auto"], trials=6)
+    assert len(done.trials) == 6 and len(ran) == 2  # the defaults, "auto", and "ridge"
 
 
 @optuna

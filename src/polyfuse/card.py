@@ -15,7 +15,6 @@ from .evaluate import knowledge
 from .evaluate import told as starving
 from .learners import Training, outputs
 from .ready import Ready
-from .selection import told
 
 
 def make_card(ready: Ready, bundle: Bundle, done: Training) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def description(bundle: Bundle) -> list[str]:
     ]
     for c in bundle.schema.columns:
         lines.append(f"  {c.name:<24} {c.role:<7} {c.modality:<9} {model['encoders'].get(c.name, '')}".rstrip())
-    lines += [line for target, found in card.get("verdict", {}).items() for line in told(target, found)] + members(card)
+    lines += [line for found in card.get("verdict", {}).values() for line in found["told"]] + members(card)
     return lines + summary(card) + lone_views(card) + [f"warning: {line}" for line in card.get("warnings", [])]
 
 

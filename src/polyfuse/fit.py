@@ -21,14 +21,12 @@ from .core import DataError, RecipeError, Schema
 from .core.progress import Progress
 from .data import Store, Table, read
 from .learners import Interrupted, TrainOptions, train
-from .plan import BUDGETS, checked
-from .presets import start
+from .presets import BUDGETS, checked, start
 from .ready import Run, announce, find_schema, first_of, make_ready, new_bundle
 from .recipe import parse_objectives, parse_settings, resolve
-from .selection import told
 from .tracking import tracker
 
-DEFAULT: str | None = None
+DEFAULT: str | None = "good"  # the preset where nothing is named that only a network has
 
 
 def fit(
@@ -257,10 +255,12 @@ def _under(
     course.learn()
     bundle = course.bundle()
     save(bundle)
-    for line in [*summary(bundle.card), *(line for t, v in bundle.card["verdict"].items() for line in told(t, v))]:
+    verdict = [line for found in bundle.card["verdict"].values() for line in found["told"]]
+    for line in [*summary(bundle.card), *verdict]:
         run.progress.say(line)
     for line in bundle.card["warnings"]:
-        run.progress.say(f"warning: {line}", "yellow")
+        if line not in verdict:
+            run.progress.say(f"warning: {line}", "yellow")
     if out is not None:
         run.progress.say(f"wrote {out}")
     return bundle

@@ -11,13 +11,12 @@ from .bundle import Bundle, build
 from .card import versions
 from .core import DataError, Inputs, Layout, TableCodec
 from .core.progress import Progress
-from .crossfit import Table as Features
 from .data import Opener, Store, Table, look, raw_values
 from .data.rows import assemble
 from .ensemble import inputs_of
 from .learners.design import Design
-from .plan import Plan, features_for
-from .presets import Course
+from .presets import Course, Plan, features_for
+from .presets import Table as Features
 from .ready import Run, make_ready
 from .recipe import parse_settings, resolve
 

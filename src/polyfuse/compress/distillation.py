@@ -126,7 +126,7 @@ def distil(
             student = linear(course.ready, course.lesson, teacher, trust, course.by_labels)
         else:
             left = None if budget_s is None else max(1.0, 0.95 * budget_s - (clock.monotonic() - started))
-            student = network(course.ready, course.lesson, temperature, trust, course.by_labels, device, left)
+            student = network(course.ready, temperature, trust, course.by_labels, device, left)
         student.card["distilled"] = about | compared(course, student, test_table)
         student.card["seconds"] = round(clock.monotonic() - started, 2)
         for line in lines(student.card["distilled"]):
@@ -265,7 +265,7 @@ def enrol(teacher: Bundle, run: Run, val_table: Table | None, given: dict[str, C
     for target, count in lesson.unknown.items():
         if count:
             say(f"note: {count} labels of '{target}' are classes that the teacher never saw: its own answers stand for them", "yellow")
-    by_labels = _hold_out(ready, lesson, teacher, val_table is not None)
+    by_labels = _hold_out(ready, lesson, val_table)
     held = np.zeros(ready.data.size, bool)
     held[ready.held] = by_labels
     for target in teacher.targets:
@@ -276,11 +276,12 @@ def enrol(teacher: Bundle, run: Run, val_table: Table | None, given: dict[str, C
     return Class(teacher, ready, lesson, by_labels)
 
 
-def _hold_out(ready: Ready, lesson: Lesson, teacher: Bundle, given: bool) -> bool:
+def _hold_out(ready: Ready, lesson: Lesson, val_table: Table | None) -> bool:
     """Set the rows to learn from and to be judged by; whether these are labelled ones."""
     run, main = ready.run, ready.run.recipe["main"]
     labelled = lesson.labelled(main)
-    if given:
+    if val_table is not None:
+        run.split = f"validation rows are those of {val_table.name}"
         by_labels = int(labelled[ready.held].sum()) >= _JUDGES
         ready.held = ready.held[labelled[ready.held]] if by_labels else ready.held
     else:

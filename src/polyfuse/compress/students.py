@@ -10,13 +10,11 @@ import torch
 from ..bundle import Bundle, build
 from ..card import about_data, make_card, versions
 from ..core import RecipeError, Task
-from ..crossfit import Table
 from ..data import Fold
 from ..ensemble import Ensemble, shallow
 from ..learners import Interrupted, TrainOptions, outputs, train
 from ..model import Model
-from ..plan import Plan, features_for
-from ..presets import Course
+from ..presets import Course, Plan, Table, features_for
 from ..ready import Ready, new_bundle
 from .lesson import Lesson, Taught
 
@@ -26,9 +24,7 @@ _GRADES = 4  # copies of a row that teach the probabilities of its labels
 _KNOWN = 10  # rows of a pattern of present views, so that the linear learner speaks of it
 
 
-def network(
-    ready: Ready, lesson: Lesson, temperature: float, trust: float, by_labels: bool, device: str | None, budget_s: float | None
-) -> Bundle:
+def network(ready: Ready, temperature: float, trust: float, by_labels: bool, device: str | None, budget_s: float | None) -> Bundle:
     """A network that learns the teacher's answers by the loss `Taught` alone, which the labels are a part of."""
     run = ready.run
     bundle = new_bundle(ready)
@@ -77,6 +73,9 @@ def linear(ready: Ready, lesson: Lesson, teacher: Bundle, trust: float, by_label
     views = list(course.encoders)
     if not views:
         raise RecipeError("--to linear", "none of the views has features without training", fix="--to net")
+    for view in data.views:
+        if view not in views:
+            ready.run.progress.say(f"note: '{view}' has no features without training: the linear student does not look at it", "yellow")
     member = {"name": "linear", "learner": "linear", "views": views, "options": {}}
     made = shallow(member, tasks, table.layouts)
     at = np.searchsorted(table.rows, ready.rows)

@@ -5,7 +5,7 @@ from .draws import Draws
 from .errors import BundleError, DataError, Error, RecipeError, did_you_mean
 from .learner import Inputs, Learner
 from .parts import Decision, Fusion, Objective, Task, mean_loss
-from .registry import Registry, check_options, check_values, codecs, encoders, fusions, learners, objectives, option_names, tasks
+from .registry import Registry, check_options, check_values, codecs, encoders, fusions, learners, objectives, option_names, tasks, written
 from .schema import Column, Role, Schema, Window
 from .table import TableCodec, TabularCodec
 from .tokens import Batch, Cells, Encoded, Tokens, pool, pooled, scatter
@@ -53,4 +53,5 @@ __all__ = [
     "pooled",
     "scatter",
     "tasks",
+    "written",
 ]

@@ -148,7 +148,8 @@ def _from_memory(source: Any) -> pa.Table:
         return source
     if hasattr(source, "__arrow_c_stream__"):
         try:
-            return _without_views(pa.table(source))
+            table = pa.table(source)
+            return table.cast(pa.schema([field.with_type(_classic(field.type)) for field in table.schema], table.schema.metadata))
         except (ValueError, TypeError, pa.ArrowException) as error:
             if not isinstance(error, pa.ArrowException) or not hasattr(source, "columns"):
                 raise DataError("the table", f"cannot be read as columns ({_first(error)})", expected="columns of values") from None
@@ -169,17 +170,10 @@ def _from_memory(source: Any) -> pa.Table:
     )
 
 
-def _without_views(table: pa.Table) -> pa.Table:
-    """polars hands out texts and bytes as views, of which Arrow cannot take rows."""
-    return table.cast(pa.schema([field.with_type(_classic(field.type)) for field in table.schema], table.schema.metadata))
-
-
 def _classic(kind: pa.DataType) -> pa.DataType:
-    """The type without views; lists, structs and categories hold others."""
-    if pa.types.is_list(kind):
-        return pa.list_(_classic(kind.value_type))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_classic(kind.value_type))
+    """The type without views, of which Arrow cannot take rows: polars hands out texts and bytes so, within lists and structs too."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(_classic(kind.value_type))
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(field.name, _classic(field.type)) for field in kind])
     if pa.types.is_dictionary(kind):

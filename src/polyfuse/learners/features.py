@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import __version__
-from ..core import Codec, DataError, Encoded, Encoder, Layout, pool
+from ..core import Codec, DataError, Encoded, Encoder, Layout, pool, written
 from ..data import Dataset, Features, Joined, Prepared, PreparedTable, Store
 from ..model import Model
 
@@ -67,7 +67,7 @@ def described(
     """
     first = prepared.first if isinstance(prepared, Joined) else prepared
     rows = rows[rows < len(first.index)]  # validation rows, of the second table, teach it nothing
-    about = json.dumps([FORMAT, __version__, type(encoder).__qualname__, part, first.key], sort_keys=True, default=str)
+    about = json.dumps([FORMAT, __version__, written(type(encoder)), part, first.key], sort_keys=True, default=str)
     start = hashlib.blake2b(about.encode() + np.ascontiguousarray(rows, np.int64).tobytes(), digest_size=20).hexdigest()
     found = _stored(view, first, encoder, store, start, lambda: encoder.fit(_stream(first, rows)), tick, encoder.width)
     if not isinstance(prepared, Joined):

@@ -82,7 +82,7 @@ class LightGbm(Library):
     def read(self, text: bytes) -> Any:
         import lightgbm
 
-        return lightgbm.Booster(params={"verbosity": -1}, model_str=text.decode())
+        return lightgbm.Booster(model_str=text.decode())
 
     def raw(self, model: Any, z: np.ndarray) -> np.ndarray:
         return model.predict(z, raw_score=True)

@@ -144,6 +144,9 @@ def search(
         result.command = command(asked, chosen)
         if out is not None:
             result.write(place)
+        if result.best is None:
+            what = f"no trial came to its end; the first: {result.trials[0].reason}"
+            raise RecipeError("search", what, fix="another space, or more rows")
         if learner is not None and fit_to is not None:
             bundle = ensemble(run_of(recipe_of(chosen)), learner, chosen.get(learner, {}), device)
             bundle.save(fit_to, overwrite=overwrite)

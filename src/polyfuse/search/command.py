@@ -2,10 +2,11 @@
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..core import Schema
+from ..core import Schema, Window
 from .space import Settings
 
 _SAME = ("target", "ignore", "join", "window", "group", "time_column", "split_column", "weight", "task", "main", "absent", "size", "seed")
@@ -38,6 +39,8 @@ def _given(argument: str, value: Any) -> list[str]:
     """What stands on the command line after an option, once for each time it is given."""
     if value is None or isinstance(value, Schema):
         return [] if value is None else ["schema.json"]
+    if isinstance(value, Window):
+        return [",".join(f"{name}={v}" for name, v in asdict(value).items())]
     if isinstance(value, dict):
         if argument == "join":
             return [f"{name}={modality}:{','.join(sources)}" for name, (modality, sources) in value.items()]

@@ -105,7 +105,7 @@ class Journal:
                 continue
             options = {} if about.get("defaults") else self._rounded(t.params)
             if t.state == states.COMPLETE:
-                found.append(Trial(t.number, "complete", options, about["score"], t.value, about["seconds"]))
+                found.append(Trial(t.number, "complete", options, about["score"], float(t.values[0]), about["seconds"]))
             else:
                 state = "pruned" if t.state == states.PRUNED else "failed"
                 found.append(Trial(t.number, state, options, seconds=about["seconds"], reason=about.get("reason", "")))

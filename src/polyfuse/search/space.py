@@ -7,7 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from ..core import RecipeError, Schema, check_options, check_values, codecs, did_you_mean, encoders, fusions, learners, option_names
+from ..core import (
+    RecipeError,
+    Schema,
+    check_options,
+    check_values,
+    codecs,
+    did_you_mean,
+    encoders,
+    fusions,
+    learners,
+    objectives,
+    option_names,
+)
 from ..learners import TrainOptions
 from ..recipe import parse_settings
 
@@ -153,8 +165,8 @@ def around(option: str, default: Any, cls: type) -> Range | Choice | None:
     from 0 to 0.5, texts one of those that the annotation or the docstring lists.
 
     Example:
-        >>> str(around("rate", 0.002, TrainOptions)), str(around("depth", 2, TrainOptions)), str(around("drop", 0.1, TrainOptions))
-        ('log:0.0002..0.02', '1..4', '0..0.5')
+        >>> str(around("rate", 0.002, TrainOptions)), str(around("batch", 32, TrainOptions)), str(around("drop", 0.1, TrainOptions))
+        ('log:0.0002..0.02', '16..64', '0..0.5')
     """
     annotation = inspect.signature(cls).parameters[option].annotation
     if get_origin(annotation) is Literal:
@@ -212,11 +224,7 @@ def check_space(space: Space, settings: Settings, learner: str | None, recipe_of
             span = Range(float(span.low), float(span.high), log=span.log)
         if option in settings.get(part, {}):
             raise RecipeError(f"'{key}'", "is fixed by --set and searched by --space", fix="leave out one of them")
-        noun, cls = (
-            (f"learner '{learner}'", learners.get(learner)) if learner is not None and part == learner
-            else (f"fusion '{recipe['fusion']['name']}'", fusions.get(recipe["fusion"]["name"])) if part == "fusion"
-            else ("", None)
-        )  # fmt: skip
+        noun, cls = _own(part, recipe, learner)
         for value in span.ends:
             if cls is not None:
                 check_options(noun, [option], option_names(cls))
@@ -224,6 +232,15 @@ def check_space(space: Space, settings: Settings, learner: str | None, recipe_of
             recipe_of(merged(settings, {key: value}))
         checked[key] = span
     return checked
+
+
+def _own(part: str, recipe: dict[str, Any], learner: str | None) -> tuple[str, Any]:
+    """What the options of a fusion or learner are checked against here; those of other parts are by the recipe."""
+    if learner is not None and part == learner:
+        return f"learner '{learner}'", learners.get(learner)
+    if part == "fusion":
+        return f"fusion '{recipe['fusion']['name']}'", fusions.get(recipe["fusion"]["name"])
+    return "", None
 
 
 def defaults(space: Space, recipe: dict[str, Any], learner: str | None, settings: Settings) -> dict[str, Any] | None:
@@ -246,6 +263,10 @@ def _default(part: str, option: str, recipe: dict[str, Any], learner: str | None
         places = [(settings.get(learner, {}), learners.get(learner))]
     elif part in ("fusion", "train"):
         places = [(recipe[part], TrainOptions if part == "train" else fusions.get(recipe["fusion"]["name"]))]
+    elif part == "loss":
+        return recipe["loss"].get(option, 1.0)
+    elif part in recipe["objectives"]:
+        places = [(recipe["objectives"][part], objectives.get(part))]
     else:
         for column in Schema.from_json(recipe["schema"]).having("input"):
             if part in (column.name, column.modality):

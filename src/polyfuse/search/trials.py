@@ -15,14 +15,11 @@ from ..bundle import Bundle
 from ..compare.plan import Method
 from ..compare.runs import Bench
 from ..core import Cells, DataError, RecipeError, Task, learners, tasks
-from ..crossfit import Table, learn
 from ..data import Fold, Splitter, windows
 from ..learners import TrainOptions, outputs, train
-from ..plan import Step, features_for, folds_for
-from ..presets import Course, start
+from ..presets import Course, Step, Table, features_for, folds_for, learn, start, tempered
 from ..ready import Ready, Run, make_ready, new_bundle
 from ..recipe import choose_tasks
-from ..selection import tempered
 from .space import Settings
 
 Report = Callable[[int, float], None]
@@ -51,8 +48,8 @@ class Tables:
             same = {} if first is None else first.codecs
             same = {n: c for n, c in same.items() if first and recipe["codecs"].get(n) == first.run.recipe["codecs"].get(n)}
             made = make_ready(self.run_of(recipe), whole=True, given=same)
-            for old in list(self._made)[1:][: len(self._made) - _KEPT + 1]:  # the first, of the defaults, stays
-                del self._made[old]
+            while len(self._made) >= _KEPT:  # the first, of the defaults, stays
+                del self._made[list(self._made)[1]]
             self._made[key] = made
         ready = self._made[key]
         choose_tasks(recipe, {target: ready.codecs[target] for target in ready.data.targets})

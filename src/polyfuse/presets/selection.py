@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import Cells, Task
-from .ensemble import joined
-from .evaluate import difference, evaluate, naive
+from ..core import Cells, Task
+from ..ensemble import joined
+from ..evaluate import difference, evaluate, naive
 
 _ROUNDS = 25
 _BAGS = 8

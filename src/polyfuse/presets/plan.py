@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from .core import Codec, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners
-from .data import Dataset
-from .learners import TrainOptions
-from .model import Model
-from .ready import Ready
+from ..core import Codec, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners
+from ..data import Dataset
+from ..learners import TrainOptions
+from ..model import Model
+from ..ready import Ready
 
 PRESETS = ("fast", "good", "best")
 BUDGETS = {"fast": 120.0, "good": 600.0, "best": 3600.0}  # seconds, where the user gives none
-_NARROW = 600  # features that trees are grown on; beyond, linear learners are as good and far faster
+_NARROW = {"fast": 64, "good": 400, "best": 600}  # features that trees are grown on; beyond, linear learners are as good and far faster
 _SMALL = 6000  # rows; below, five folds are cut instead of three
 _PATIENT = 0.35  # of the budget: a single step that would take more is left out
 _PROBE = 16  # cells an encoder is timed on
-_LIBRARIES = {"boost-lightgbm": "lightgbm", "boost-catboost": "catboost", "tabm": "tabm"}
+_LIBRARIES = {"boost-lightgbm": "lightgbm", "boost-catboost": "catboost", "tabm": "rtdl_num_embeddings"}
 
 
 @dataclass
@@ -143,7 +143,7 @@ def _add(plan: Plan, step: Step) -> None:
 def _members(preset: str, features: Any, widths: dict[str, int], codecs: dict[str, Codec]) -> list[tuple[str, list[str], dict[str, Any]]]:
     """(learner, views, options) in the order of what they promise for their time."""
     views, everything = list(features), [list(features)] if len(features) > 1 else []
-    narrow = [[v] for v in views if widths[v] <= _NARROW] + [e for e in everything if sum(widths.values()) <= _NARROW]
+    narrow = [[v] for v in views if widths[v] <= _NARROW[preset]] + [e for e in everything if sum(widths.values()) <= _NARROW[preset]]
     alone = [[v] for v in views]
     found: list[tuple[str, list[str], dict[str, Any]]] = [("linear", vs, {}) for vs in alone + everything]
     found += [("boost", vs, {}) for vs in narrow]

@@ -17,15 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import __version__
-from .core import Layout, RecipeError, Task
-from .core.progress import Progress
-from .data import Dataset, Features, Fold, Joined, Store
-from .ensemble import shallow, side_by_side
-from .learners import Interrupted, TrainOptions, outputs, train
-from .learners.features import vectors
-from .model import Model
-from .ready import Ready, new_bundle
+from .. import __version__
+from ..core import Layout, RecipeError, Task, fusions, learners, written
+from ..core.progress import Progress
+from ..data import Dataset, Features, Fold, Joined, Store
+from ..ensemble import shallow, side_by_side
+from ..learners import Interrupted, TrainOptions, outputs, train
+from ..learners.features import vectors
+from ..model import Model
+from ..ready import Ready, new_bundle
 
 FORMAT = 1  # of a stored step
 _SEEN = 10  # rows a pattern of present views must have for a learner to speak of it
@@ -242,7 +242,8 @@ def _network(
 def _name(member: dict[str, Any], table: Table, seed: int, keys: Sequence[str]) -> str:
     """A hash of all that a step is made from."""
     recipe = table.ready.run.recipe
-    about = [FORMAT, __version__, {k: v for k, v in member.items() if k != "name"}, seed, list(keys)]
+    code = written(learners.get(member["learner"])) if "learner" in member else written(fusions.get(member["fusion"]["name"]))
+    about = [FORMAT, __version__, code, {k: v for k, v in member.items() if k != "name"}, seed, list(keys)]
     about += [recipe["parts"], recipe["train"] | recipe["loss"] if "fusion" in member else "", recipe["width"]]
     h = hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=20)
     for fold in table.folds:

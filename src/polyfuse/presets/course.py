@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bundle import Bundle, build
-from .card import about_data, versions
-from .core import Cells, DataError, RecipeError, TableCodec, Task, encoders, tasks
-from .core.progress import Progress
+from ..bundle import Bundle, build
+from ..card import about_data, versions
+from ..core import Cells, DataError, RecipeError, TableCodec, Task, encoders, tasks
+from ..core.progress import Progress
+from ..data import Fold, Joined, Splitter, windows
+from ..ensemble import Ensemble, layout_of
+from ..evaluate import evaluate, leaks
+from ..learners.features import described
+from ..ready import Ready, Run
 from .crossfit import Fitted, Table, learn, network
-from .data import Fold, Joined, Splitter, windows
-from .ensemble import Ensemble, layout_of
-from .evaluate import evaluate, leaks
-from .learners.features import described
 from .plan import Plan, Step, folds_for, make_plan
-from .ready import Ready, Run
 from .selection import Said, judge, tempered, told
 
 
@@ -172,7 +172,7 @@ class Course:
                 full = torch.zeros(len(self.members))
                 full[mine] = own
                 all_of.append(full)
-            verdicts[target] = found
+            verdicts[target] = {**found, "told": told(target, found)}
             answer = said.together(w)
             self.table.tasks[t].calibrate(answer, said.truth)
             outs[target] = answer, said.truth
@@ -227,7 +227,7 @@ class Course:
             out, truth = outs[target]
             metrics[target], reports[target] = evaluate(task, out, truth), task.report(out, truth)
         main = self.targets.index(self.run.recipe["main"])
-        warnings = [line for target, found in verdicts.items() for line in told(target, found) if not found["signal"]]
+        warnings = [line for found in verdicts.values() for line in found["told"] if not found["signal"]]
         warnings += self.leaking()
         return {
             "data": about_data(self.ready, self.table.rows, max(len(truth.rows) for _, truth in outs.values())),
