@@ -527,7 +527,7 @@ def test_a_telephone_held_upright_gives_an_upright_clip():
 @needs_av
 def test_of_a_very_long_clip_only_key_frames_are_decoded(monkeypatch):
     data = contained("mp4", "mpeg4", shades(60))
-    monkeypatch.setattr("polyfuse.modalities.video._LONG", 50)
+    monkeypatch.setattr("polyfuse.modalities.video.codec._LONG", 50)
     got = levels(frames_of(data))
     assert len(got) == 4 and got[0] < 3 and (np.diff(got) > 40).all()
 

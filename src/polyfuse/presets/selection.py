@@ -96,13 +96,13 @@ def select(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
 
 
 def _greedy(said: Said, values: Tensor, probable: bool, drawn: Tensor, members: Sequence[int]) -> Tensor:
-    """How often each member was added [M]."""
+    """How often each member had been added when the loss was lowest [M]."""
     wide = (-1, *[1] * (values.ndim - 2))
     constant = said.task.constant(len(values))  # type: ignore[operator]
     nobody = said.task.probability(constant).float() if probable else constant.float()  # type: ignore[union-attr]
     total, count = torch.zeros_like(values[:, 0]), torch.zeros(len(values))
-    counts, best = torch.zeros(values.shape[1]), np.inf
-    for _ in range(_ROUNDS):
+    counts, best, lowest = torch.zeros(values.shape[1]), torch.zeros(values.shape[1]), np.inf
+    for _ in range(_ROUNDS):  # all of them: a step that gains nothing may lead to one that does
         losses = {}
         for m in members:
             voices = count + said.speaks[:, m]
@@ -110,13 +110,12 @@ def _greedy(said: Said, values: Tensor, probable: bool, drawn: Tensor, members: 
             mean = torch.where((voices > 0).view(wide), mean, nobody)
             losses[m] = float((said.losses(said.task.out_of(mean) if probable else mean) * drawn).sum() / drawn.sum())
         m = min(losses, key=losses.__getitem__)
-        if not losses[m] < best * (1 - 1e-4) and counts.sum():
-            break
-        best = losses[m]
         counts[m] += 1
+        if losses[m] < lowest * (1 - 1e-4):
+            best, lowest = counts.clone(), losses[m]
         total = total + values[:, m] * said.speaks[:, m].view(wide)
         count = count + said.speaks[:, m]
-    return counts
+    return best
 
 
 def held_out(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:

@@ -37,10 +37,11 @@ class AudioDescriptors(Encoder):
     The picture, the modulation and the patches are of energies to the power 0.5, relative to the sound's own mean: in noise they
     say more than logarithms, and they are the same however loud the sound is. Its loudness is a number of its own.
 
-    Source: Coates, Ng, Lee 2011, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", sections 3.1 to 3.3 and
-    4.4 (whitened random patches; the answer is what exceeds a threshold, of either sign) with patches as high as the spectrogram;
-    Davis and Mermelstein 1980, "Comparison of Parametric Representations for Monosyllabic Word Recognition" (cepstra);
-    Greenberg and Kingsbury 1997, "The Modulation Spectrogram", computed here over pieces of one second. Ours: the choice of all.
+    Source: Coates and Ng 2011, "The Importance of Encoding Versus Training with Sparse Coding and Vector Quantization" (whitened random
+    patches as the dictionary; the answer is what exceeds a threshold, of either sign), with patches as high as the spectrogram,
+    whitened only mildly; Davis and Mermelstein 1980, "Comparison of Parametric Representations for Monosyllabic Word Recognition in
+    Continuously Spoken Sentences" (cepstra); Greenberg and Kingsbury 1997, "The Modulation Spectrogram: In Pursuit of an Invariant
+    Representation of Speech", for the kind of the modulation, here by Fourier sums over pieces of one second. Ours: the choice of all.
 
     Args:
         segments: pieces of time of the picture.

@@ -21,6 +21,7 @@ _PIECES = (3, 4, 5)  # characters of a piece of a word
 _SEEN = 3  # cells that have to hold an n-gram, where there are hundreds
 _ITERATIONS = 3  # of the power method
 _WEAKEST = 1e-2  # of the strongest direction's strength: a weaker one is noise
+_FEW = 1000  # cells of which a direction is lifted half way to the strength of the strongest
 
 _SPACE, _LETTER, _WORD, _SIGN, _NOTHING = range(5)  # what a character is; _WORD: a word by itself
 _CALLS = "!?¡¿！？؟"  # they tell the mood of a text
@@ -98,7 +99,10 @@ class TextTfidf(Fitted, Encoder):
             counts = sp.vstack([self._counts(_characters(c)) for c in chunks], format="csr")
             _, strength, found = randomized_svd(counts, min(self.dims, *counts.shape), n_iter=_ITERATIONS, random_state=0)
             rank = int((strength > _WEAKEST * strength[0]).sum())
-            directions[:, :rank] = found[:rank].T * (np.sqrt(counts.shape[0]) / strength[:rank])  # a mean square of 1 each
+            # the strongest has a mean square of 1; of few cells the weak ones are mostly noise and stay weak, of many they are lifted
+            cells = counts.shape[0]
+            lifted = (strength[:rank] / strength[0]) ** (1 / (1 + cells / _FEW))
+            directions[:, :rank] = found[:rank].T * (lifted * np.sqrt(cells) / strength[:rank])
         return torch.from_numpy(directions).half()
 
     def features(self, x: dict[str, Tensor]) -> Encoded:

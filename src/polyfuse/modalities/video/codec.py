@@ -1,4 +1,4 @@
-"""Clips: frames sampled over time, each decoded once to one size."""
+"""From the raw cell to frames of one size."""
 
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from ..core import Codec, DataError, Draws, Encoded, Encoder, Value, codecs, encoders
-from ..core.layers import Recurrent, Transformer, positions
-from ..core.vision import MOST_PIXELS, Jpeg, PlainConvs, bytes_of, decoding, grain, nearest_size, open_picture, picture_of, pixels_of, warp
+from ...core import Codec, DataError, Draws, Value, codecs
+from ...core.vision import MOST_PIXELS, Jpeg, bytes_of, decoding, grain, nearest_size, open_picture, picture_of, pixels_of, warp
 
 SUFFIXES = (".gif", ".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg")
 _CONTAINERS = (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
@@ -41,6 +39,7 @@ class VideoCodec(Codec):
     """
 
     encoder = "video-gru"
+    untrained = "video-descriptors"
     media = True
     ragged = True
 
@@ -193,107 +192,6 @@ class VideoCodec(Codec):
     def load_state(self, state: dict[str, Any]) -> None:
         for name in ("frames", "size", "channels", "mean", "std"):
             setattr(self, name, state[name])
-
-
-class _VideoEncoder(Encoder):
-    """A convolutional network on every real frame: one vector a frame."""
-
-    modality = "video"
-
-    def __init__(self, codec: VideoCodec, width: int, first: int):
-        super().__init__(codec, width)
-        self.mean, self.std = codec.mean, codec.std
-        self.stages = PlainConvs(codec.channels, codec.size, width, first)
-        side = self.stages.side(codec.size)
-        self.enter = nn.Linear(width * side * side, width)
-        self.depth_widths = (width,)
-
-    def frames(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """-> [P, T, D], zero where there is no frame, and mask [P, T]."""
-        mask = x["mask"]
-        real = x["pixels"][mask].float().sub(self.mean).div(self.std)
-        h = self.enter(self.stages(real)[-1].flatten(1))
-        return h.new_zeros(*mask.shape, h.shape[-1]).masked_scatter(mask.unsqueeze(-1), h), mask
-
-
-@encoders("video-gru")
-class VideoGru(_VideoEncoder):
-    """A convolutional network per frame, a recurrent one over the frames.
-
-    The first to try from scratch; it sees motion and order. `video-pool` where order means nothing.
-    Source: Donahue et al. 2015, "Long-term Recurrent Convolutional Networks for Visual Recognition and Description".
-
-    Args:
-        first: fewest channels of a stage of the frame network.
-        depth, dropout: of the recurrent layers.
-    Shapes:
-        pixels [P, T, C, S, S] -> tokens [P, T, D]
-    Cost:
-        about 30 * D^2 parameters; the frame network runs T times.
-    """
-
-    def __init__(self, codec: VideoCodec, width: int, *, first: int = 16, depth: int = 1, dropout: float = 0.1):
-        super().__init__(codec, width, first)
-        self.recurrent = Recurrent(width, width, depth, "gru", dropout)
-        self.norm = nn.LayerNorm(width)
-        self.most_tokens = codec.frames
-
-    def features(self, x: dict[str, Tensor]) -> Encoded:
-        h, mask = self.frames(x)
-        return Encoded(self.norm(h + self.recurrent(h, mask)).masked_fill(~mask.unsqueeze(-1), 0.0), mask, self.earlier((h, mask)))
-
-
-@encoders("video-transformer")
-class VideoTransformer(_VideoEncoder):
-    """A convolutional network per frame, a transformer over the frames.
-
-    With many clips. Source: Neimark et al. 2021, "Video Transformer Network", section 3.
-
-    Args:
-        first: fewest channels of a stage of the frame network.
-        depth, heads, dropout: of the transformer.
-    Shapes:
-        pixels [P, T, C, S, S] -> tokens [P, T, D]
-    Cost:
-        (27 + 12 * depth) * D^2 parameters; the frame network runs T times.
-    """
-
-    def __init__(self, codec: VideoCodec, width: int, *, first: int = 16, depth: int = 2, heads: int = 4, dropout: float = 0.1):
-        super().__init__(codec, width, first)
-        self.transformer = Transformer(width, depth, heads, dropout)
-        self.most_tokens = codec.frames
-        self.depth_widths = (width,) * depth
-
-    def features(self, x: dict[str, Tensor]) -> Encoded:
-        h, mask = self.frames(x)
-        *earlier, last = self.transformer.states(h + positions(h.shape[1], self.width, h.device), mask)
-        return Encoded(last, mask, self.earlier(*((e, mask) for e in earlier)))
-
-
-@encoders("video-pool")
-class VideoPool(_VideoEncoder):
-    """A convolutional network per frame, and their mean: one token, blind to order.
-
-    Where the scene tells and the motion does not; the cheapest. Source: Karpathy et al. 2014, "Large-scale Video
-    Classification with Convolutional Neural Networks" (late fusion over time).
-
-    Args:
-        first: fewest channels of a stage of the frame network.
-        dropout: on the token.
-    Shapes:
-        pixels [P, T, C, S, S] -> tokens [P, 1, D]
-    Cost:
-        about 27 * D^2 parameters; the frame network runs T times.
-    """
-
-    def __init__(self, codec: VideoCodec, width: int, *, first: int = 16, dropout: float = 0.1):
-        super().__init__(codec, width, first)
-        self.dropout = dropout
-
-    def features(self, x: dict[str, Tensor]) -> Encoded:
-        h, mask = self.frames(x)
-        mean = h.sum(1, keepdim=True) / mask.sum(1).clamp(min=1).view(-1, 1, 1)
-        return Encoded(F.dropout(mean, self.dropout, self.training), mask.any(1, keepdim=True), self.earlier((h, mask)))
 
 
 def _spaced(count: int, wanted: int) -> list[int]:
