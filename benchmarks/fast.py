@@ -55,15 +55,13 @@ words = TruncatedSVD(256, n_iter=3, random_state=0).fit_transform(terms).astype(
 hot = make_column_transformer((OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories), ("passthrough", numbers))
 codes = make_column_transformer((OrdinalEncoder(), categories), ("passthrough", numbers))
 hot, codes = (t.fit_transform(data).astype(np.float32) for t in (hot, codes))
-views = [(words, words), (hot, codes), (np.hstack([words, hot]), np.hstack([words, codes]))]
+boost = HistGradientBoostingClassifier(max_iter=300, max_leaf_nodes=15, early_stopping=True, n_iter_no_change=15, random_state=0)
+line = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 folds = StratifiedKFold(3, shuffle=True, random_state=0)
-for lines, trees in views:
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    boost = HistGradientBoostingClassifier(max_iter=300, max_leaf_nodes=15, early_stopping=True, n_iter_no_change=15, random_state=0)
-    for model, x in ((linear, lines), (boost, trees)):
-        said = cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1]
-        model.fit(x, y)
-        print(type(model).__name__, x.shape, roc_auc_score(y, said))
+for model, x in ((line, words), (line, hot), (line, np.hstack([words, hot])), (boost, codes)):
+    said = cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1]
+    model.fit(x, y)
+    print(type(model).__name__, x.shape, roc_auc_score(y, said))
 """
 
 

@@ -18,9 +18,9 @@ from polyfuse.catalogue import WIDTH, list_parts
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 README = ROOT / "README.md"
-PROGRAMS = ("start", "latency", "throughput", "memory", "size", "real", "fusion")
+PROGRAMS = ("start", "latency", "throughput", "memory", "size", "real", "fast", "fusion")
 BEGIN, END = "<!-- results: made by `make docs` -->", "<!-- end of results -->"
-COMMANDS = ["look", "fit", "compare", "predict", "evaluate", "robustness", "distil", "info", "parts", "check", "cache"]
+COMMANDS = ["look", "fit", "compare", "search", "predict", "evaluate", "robustness", "distil", "info", "parts", "check", "cache"]
 
 
 def pages() -> dict[Path, str]:
@@ -48,9 +48,11 @@ def page(noun: str, entry: dict) -> str:
         lines += [f"{entry['parameters']:,} trainable parameters at width {WIDTH}, {of}.", ""]
     if entry["options"]:
         lines += ["| option | default |", "|---|---|", *(f"| `{k}` | `{v!r}` |" for k, v in entry["options"].items()), ""]
-        where = {"fusions": "fusion", "tasks": "TARGET", "objectives": name, "learners": "train"}.get(noun, "COLUMN")
-        lines += [f"Set one with `--set {where}.OPTION=value`.", ""]
-    exempt = contract.REGISTRIES[noun].get(name).exempt if noun in contract.REGISTRIES else {}
+        where = {"fusions": "fusion", "tasks": "TARGET", "objectives": name, "learners": "train" if name == "net" else ""}.get(
+            noun, "COLUMN"
+        )
+        lines += [f"Set one with `--set {where}.OPTION=value`." if where else "Searched by `polyfuse search --learner`.", ""]
+    exempt = contract.REGISTRIES[noun].get(name).exempt if name in contract.REGISTRIES.get(noun, ()) else {}
     if exempt:
         lines += ["Contract checks it is exempt from:", "", *(f"- `{k}`: {v}" for k, v in exempt.items()), ""]
     return "\n".join(lines)

@@ -1,6 +1,5 @@
 """One registry class, one instance per noun. A part is filed under a name; its signature is its list of options."""
 
-import functools
 import hashlib
 import inspect
 import math
@@ -78,7 +77,6 @@ class Registry(Generic[T]):
         return cls(*context, **options)
 
 
-@functools.cache
 def written(cls: type) -> str:
     """A hash of a part's own code, that of the classes it derives from included: what it made under other code is not its own."""
     h = hashlib.blake2b(digest_size=16)

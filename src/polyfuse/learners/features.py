@@ -177,10 +177,12 @@ def vectors(stored: Features | Joined, rows: np.ndarray, layout: Layout) -> tupl
     if isinstance(stored, Joined):
         first = rows < stored.size
         x, there = np.zeros((len(rows), len(layout.owner)), np.float32), np.zeros((len(rows), layout.flags), bool)
-        for part, mine, start in ((stored.first, first, 0), (stored.second, ~first, stored.size)):
+        parts: Any = (stored.first, first, 0), (stored.second, ~first, stored.size)
+        for part, mine, start in parts:
             x[mine], there[mine] = vectors(part, rows[mine] - start, layout)
         return x, there
     units, flat, offsets = stored.index[rows], stored.arrays["features"], stored.offsets
+    assert offsets is not None, "features lie flat"
     x = np.zeros((len(rows), flat.shape[1]), np.float32)
     at = np.flatnonzero(units >= 0)
     lengths = offsets[units[at] + 1] - offsets[units[at]]

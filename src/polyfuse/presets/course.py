@@ -351,9 +351,9 @@ def _speaks(member: Member, present: np.ndarray, views: list[str]) -> np.ndarray
     at = [views.index(v) for v in member.step.member["views"]]
     own = present[:, at]
     if member.step.deep:
-        return own.any(1)
+        return np.asarray(own.any(1))
     patterns = member.fitted.state["patterns"].numpy()
-    met: np.ndarray = (own[:, None] == patterns).all(2).any(1)
+    met: np.ndarray = np.asarray((own[:, None] == patterns).all(2).any(1))
     return met & own.any(1)
 
 
