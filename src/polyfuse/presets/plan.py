@@ -223,8 +223,8 @@ def _time(seconds: float) -> str:
     """As a person says it.
 
     Example:
-        >>> _time(0.4), _time(75), _time(5000)
-        ('1 s', '75 s', '1.4 h')
+        >>> _time(0.4), _time(75), _time(5000), _time(6000)
+        ('1 s', '75 s', '83 min', '1.7 h')
     """
     if seconds < 120:
         return f"{max(1, round(seconds))} s"

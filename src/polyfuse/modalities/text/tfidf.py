@@ -39,7 +39,8 @@ class TextTfidf(Fitted, Encoder):
     count too: they see through endings and misspellings. Subwords are decoded first, so that words are whole.
     Source: Deerwester et al. 1990, "Indexing by Latent Semantic Analysis"; the directions after Halko et al. 2011,
     "Finding Structure with Randomness", algorithm 4.4. Ours: the inverse document frequency of words is squared, without
-    which the first directions are those of the frequent words; all directions are scaled to equal strength.
+    which the first directions are those of the frequent words; the weak directions are lifted towards the strength of the
+    strongest, the more the more cells there are to know them by.
 
     Args:
         dims: F, how many directions; zeros where the cells have fewer.
