@@ -761,7 +761,7 @@ def test_a_killed_comparison_goes_on(tmp_path):
     running = subprocess.Popen(command("c"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **where)
     begun = time.monotonic()
     while len(list((tmp_path / "c" / "runs").glob("*.safetensors"))) < 4:
-        assert running.poll() is None and time.monotonic() - begun < 60
+        assert running.poll() is None and time.monotonic() - begun < 300
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.wait()

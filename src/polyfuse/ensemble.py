@@ -117,6 +117,23 @@ class Deep(nn.Module):
         return {t: task.averaged(torch.stack(outs, 1), even) for t, (task, *outs) in enumerate(zip(self.models[0].tasks, *said))}
 
 
+class Product(nn.Module):
+    """What several members say, each of its own view, as evidence that adds up: for views that err apart given the answer.
+
+    Where each view is noise on the same truth this is the best there is, and it costs no fit; a learner on all features has to
+    find it out, with as many weights as there are features.
+    Source: Kittler et al. 1998, "On Combining Classifiers", section 2.1, the product rule: the product of the posteriors over
+    that of the priors.
+
+    Args:
+        of: which members, by their number.
+    """
+
+    def __init__(self, of: Sequence[int], views: Sequence[str]):
+        super().__init__()
+        self.of, self.views = list(of), list(views)
+
+
 class Ensemble(Fitted):
     """Members and their weights, in the place of a `Model`.
 
@@ -126,7 +143,8 @@ class Ensemble(Fitted):
         width: D of the networks.
         parts: {target: {"task": part, **options}}, and {view: ...} for the networks.
         about: {"features": {view: [encoder parts]}, "widths": {view: [numbers of each]}, "members": [member]}, where a member is
-            {"name", "learner", "views", "options"} or {"name", "fusion", "views", "models": how many}.
+            {"name", "learner", "views", "options"}, {"name", "fusion", "views", "models": how many}, or {"name", "views",
+            "product": names of members before it}.
     """
 
     weights: Tensor
@@ -147,6 +165,8 @@ class Ensemble(Fitted):
         for member in about["members"]:
             if "learner" in member:
                 members.append(shallow(member, self.tasks, layouts))
+            elif "product" in member:
+                members.append(Product([self.names.index(n) for n in member["product"]], member["views"]))
             else:
                 mine = {v: views[v] for v in member["views"]}
                 members.append(Deep([Model(mine, targets, width, member["fusion"], parts) for _ in range(member["models"])]))
@@ -179,9 +199,18 @@ class Ensemble(Fitted):
             if isinstance(member, Deep):
                 mine, at = seen.tokens[at : at + len(member.models)], at + len(member.models)
                 found.append((member(mine), torch.stack([seen.present[v] for v in member.views], 1).any(1)))
+            elif isinstance(member, Product):
+                found.append(self._product([(i, *found[i]) for i in member.of]))
             else:
                 found.append(member(seen))
         return found
+
+    def _product(self, said: list[tuple[int, dict[int, Tensor], Tensor]]) -> tuple[dict[int, Tensor], Tensor]:
+        speaks = torch.stack([s for _, _, s in said], 1)
+        shared = [t for t in said[0][1] if can_multiply(self.tasks[t])]
+        return {
+            t: product(self.tasks[t], torch.stack([o[t].float() / self.temper[t, i] for i, o, _ in said], 1), speaks) for t in shared
+        }, speaks.any(1)
 
     def answers(self, seen: Seen) -> dict[str, Tensor]:
         """{target: out [B, ...]}. A row that no member may speak of gets the answer that looks at no input."""
@@ -220,6 +249,19 @@ def joined(task: Task, outs: Tensor, speaks: Tensor, weights: Tensor, spare: Ten
     out = task.averaged(outs, w / total.clamp(min=1e-12))
     nobody = (total <= 0).view(-1, *[1] * (out.ndim - 1))
     return torch.where(nobody, task.constant(len(out)).to(out), out)  # type: ignore[operator]
+
+
+def can_multiply(task: Task) -> bool:
+    """Whether its answers have probabilities, whose evidence adds up."""
+    return task.learned_as in ("classes", "labels")
+
+
+def product(task: Task, outs: Tensor, speaks: Tensor) -> Tensor:
+    """outs [B, M, C] and who may speak [B, M] -> out [B, C]: log p = sum of log p_m - (how many - 1) * log prior + constant."""
+    evidence = outs.log_softmax(-1) if task.exclusive else outs
+    prior = task.out_of(task.share).to(outs)  # type: ignore[operator, arg-type]
+    count = speaks.sum(1, keepdim=True)
+    return (evidence * speaks.unsqueeze(-1)).sum(1) - (count - 1) * prior
 
 
 def shallow(member: dict[str, Any], made: Sequence[Task], layouts: dict[str, Layout]) -> Shallow:

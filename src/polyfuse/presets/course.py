@@ -14,7 +14,7 @@ from ..card import about_data, versions
 from ..core import Cells, DataError, RecipeError, TableCodec, Task, encoders, tasks
 from ..core.progress import Progress
 from ..data import Fold, Joined, Prepared, Splitter, windows
-from ..ensemble import Ensemble, layout_of
+from ..ensemble import Ensemble, can_multiply, layout_of, product
 from ..evaluate import evaluate, leaks
 from ..learners.features import described
 from ..ready import Ready, Run
@@ -113,6 +113,10 @@ class Course:
             step.member = {**step.member, "models": fitted.models}
         else:
             fitted = learn(step.member, self.table, self.seed, store)
+        self._add(step, fitted)
+
+    def _add(self, step: Step, fitted: Fitted) -> None:
+        """A member joins: how honest it is, what it is worth, and what is made of it and others."""
         tempers, score = [], float("nan")
         for t, task in enumerate(self.table.tasks):
             if t not in fitted.outs:
@@ -126,6 +130,24 @@ class Course:
         main = self.table.tasks[self.targets.index(self.run.recipe["main"])]
         how = "stored" if fitted.stored else f"{fitted.seconds:.1f} s"
         self.run.progress.say(f"  {step.name:<32} {main.metric} {score:<8.4g} {how}")
+        self._multiply(step)
+
+    def _multiply(self, step: Step) -> None:
+        """Once a learner has seen every view alone: what these say as evidence that adds up, a member that needs no fit."""
+        alike = [m for m in self.members if m.step.member.get("learner") == step.member.get("learner") and len(m.step.member["views"]) == 1]
+        views = [m.step.member["views"][0] for m in alike]
+        shared = [t for t, task in enumerate(self.table.tasks) if can_multiply(task) and all(t in m.fitted.outs for m in alike)]
+        if step.deep or "product" in step.member or len(views) < 2 or set(views) != set(self.plan.features) or not shared:
+            return
+        name = f"product of {step.member['learner']}"
+        if any(m.step.name == name for m in self.members):
+            return
+        present, every = self.ready.data.present(self.table.rows), list(self.ready.data.views)
+        speaks = torch.from_numpy(np.stack([_speaks(m, present, every) for m in alike], 1))
+        outs = {t: product(self.table.tasks[t], torch.stack([m.fitted.outs[t] / m.temper[t] for m in alike], 1), speaks) for t in shared}
+        covered = np.logical_and.reduce([m.fitted.covered for m in alike])
+        member = {"name": name, "views": views, "product": [m.step.name for m in alike]}
+        self._add(Step(member, 0.0), Fitted(outs, covered, {}))
 
     def _judged(self, t: int, covered: np.ndarray, out: Tensor) -> tuple[Tensor, Cells]:
         """The answers to covered, labelled rows, and their truth."""
@@ -197,6 +219,8 @@ class Course:
 
     def _built(self, weights: Tensor, spare: Tensor, verdicts: dict[str, Any], outs: dict[str, Any]) -> Bundle:
         kept = [i for i in range(len(self.members)) if (weights[:, i] + spare[:, i]).sum() > 0]
+        factors = {name for i in kept for name in self.members[i].step.member.get("product", ())}
+        kept = [i for i, m in enumerate(self.members) if i in kept or m.step.name in factors]
         used = {v for i in kept if not self.members[i].step.deep for v in self.members[i].step.member["views"]}
         features = {v: parts for v, parts in self.plan.features.items() if v in used}
         about = {
@@ -350,7 +374,7 @@ def _tasks(ready: Ready) -> list[Task]:
 def _speaks(member: Member, present: np.ndarray, views: list[str]) -> np.ndarray:
     at = [views.index(v) for v in member.step.member["views"]]
     own = present[:, at]
-    if member.step.deep:
+    if member.step.deep or "product" in member.step.member:
         return np.asarray(own.any(1))
     patterns = member.fitted.state["patterns"].numpy()
     met: np.ndarray = np.asarray((own[:, None] == patterns).all(2).any(1))
