@@ -1,5 +1,6 @@
 """fit under a preset: plan, members, weights, verdict, and what must hold whatever the table is."""
 
+import importlib
 import json
 import shutil
 
@@ -415,3 +416,44 @@ def test_views_that_err_apart_are_multiplied(tmp_path):
     again = pf.Bundle.load(bundle.save(tmp_path / "b"))
     for row in (rows[0], {"one": rows[0]["one"]}, {}):
         assert again.predict_rows([row])[0]["answer"] == bundle.predict_rows([row])[0]["answer"]
+
+
+# -- again ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_repeats_the_fit_and_resume_goes_on_over_what_is_there(tmp_path):
+    rows = planted(100, seed=16)
+    first = fit(rows, out=tmp_path / "b", seed=2)
+    answers = [a["answer"] for a in first.predict_rows(rows[:5])]
+    again = pf.fit(rows, recipe=tmp_path / "b", device="cpu")
+    assert [a["answer"] for a in again.predict_rows(rows[:5])] == answers
+    with pytest.raises(pf.BundleError, match="exists already"):
+        fit(rows, out=tmp_path / "b", seed=2)
+    resumed = fit(rows, out=tmp_path / "b", seed=2, resume=True)
+    assert [a["answer"] for a in resumed.predict_rows(rows[:5])] == answers
+
+
+def test_the_default_is_good_unless_something_is_named_that_only_a_network_has(monkeypatch):
+    chosen = importlib.import_module("polyfuse.fit")
+    monkeypatch.setattr(chosen, "DEFAULT", "good")
+    nothing = {"fusion": None, "objective": None, "absent": None, "log-to": None}
+    assert chosen._preset(None, nothing, {}) == "good"
+    assert chosen._preset(None, nothing, {"note": {"longest": 20}}) == "good"
+    assert chosen._preset(None, {**nothing, "fusion": "concat"}, {}) is None
+    assert chosen._preset(None, nothing, {"train": {"epochs": 3}}) is None
+
+
+def test_good_has_networks_and_more_learners(tmp_path):
+    plan = fit(planted(80), preset="good", dry_run=True)
+    names = [step.name for step in plan.steps]
+    assert "network (concat)" in names and "svm on all" in names and "fused on all (concat)" in names
+    assert plan.seconds <= 1.5 * plan.budget_s
+
+
+@pytest.mark.slow
+def test_a_network_joins_the_members(tmp_path):
+    bundle = fit(planted(80), preset="good", time="25s", size="s", out=tmp_path / "b", set={"note.encoder": "text-gru"})
+    found = {m["name"] for m in bundle.card["members"]}
+    assert "network (concat)" in found
+    answer = pf.Bundle.load(tmp_path / "b").predict_rows([{"x": 1.0}, {}])
+    assert all(sum(a["answer"]["label"]["probability"].values()) == pytest.approx(1.0) for a in answer)

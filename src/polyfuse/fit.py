@@ -117,7 +117,7 @@ def fit(
     first = world is None or world.is_main_process
     progress = Progress(quiet or not first)
     if out is not None and first:
-        check_place(Path(out), overwrite)
+        check_place(Path(out), overwrite or resume)  # a killed fit under a preset may have left its best so far there
     if threads:
         torch.set_num_threads(threads)
     given = _recipe(recipe)
@@ -128,7 +128,9 @@ def fit(
             for note in t.notes:
                 progress.say(f"note: {note}", "yellow")
         if given is not None:
-            made = given
+            if "distilled" in given:
+                raise RecipeError("the recipe", "is of a student, which its teacher made", fix="`polyfuse distil` with that teacher")
+            made = {k: v for k, v in given.items() if k != "ensemble"}  # which members there are is found anew
             preset = made.get("preset")
         else:
             found = find_schema(
@@ -164,6 +166,8 @@ def fit(
             progress.say(f"note: {note}", "yellow")
         if preset or dry_run:
             return _under(run, val_table, out, device, (started, budget_s), dry_run)
+        if out is not None and first:
+            check_place(Path(out), overwrite)
         with world.main_process_first() if world else nullcontext():
             folder = _run_folder(out, made, table, val_table, resume, first)
         with tracker(log_to if first else None, Path(out).parent if out else Path.cwd(), made) as log:
