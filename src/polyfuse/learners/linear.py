@@ -14,7 +14,7 @@ from .scores import held_out, tensors
 SOLVERS = ("auto", "logistic", "ridge")
 _STEPS = 400.0  # products for each entry of the matrix and each class in logistic regression, all strengths and steps together
 _TRIES = 4.0  # strengths that ridge regression tries
-_SPEED = 4e9  # products a second
+_SPEED = 6e9  # products a second
 _DEAR = 1e11  # products of logistic regression beyond which ridge regression takes its place
 _WEAKER = 4.0  # from one strength to the next
 _STRENGTHS = 12  # most that are tried

@@ -95,7 +95,7 @@ class Course:
                     if step.deep and judged < len(self.members):  # it may take long: what is there by now is worth keeping
                         self.save(self.bundle())
                         judged = len(self.members)
-                    if self.members and self.left() < min(step.seconds, 0.5 * self.plan.budget_s):
+                    if self.members and self.left() < (0 if step.needed else min(step.seconds, 0.5 * self.plan.budget_s)):
                         say(f"  {step.name}: left out, the time is nearly up", "yellow")
                         continue
                     self._make(step)

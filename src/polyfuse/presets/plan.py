@@ -42,6 +42,11 @@ class Step:
         return self.member["name"]
 
     @property
+    def needed(self) -> bool:
+        """Whether it is the first learner on a view alone: every modality that has features has a say."""
+        return self.member.get("learner") == "linear" and len(self.member["views"]) == 1
+
+    @property
     def deep(self) -> bool:
         return "fusion" in self.member
 
@@ -134,7 +139,7 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
 
 
 def _add(plan: Plan, step: Step) -> None:
-    if step.seconds > _PATIENT * plan.budget_s and plan.steps:
+    if step.seconds > _PATIENT * plan.budget_s and not step.needed:
         plan.left_out.append(f"{step.name}, which would take about {_time(step.seconds)}")
     else:
         plan.steps.append(step)
