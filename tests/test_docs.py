@@ -39,7 +39,8 @@ def test_the_tutorial_and_the_readme_run(digits, monkeypatch, capsys):
     assert made <= {p.name for p in digits.iterdir()}
     for page in ("docs/tutorial.md", "README.md"):
         for block in blocks(page, "python"):
-            exec(compile(block.replace('time="20s"', 'time="10s", overwrite=True'), page, "exec"), {})
+            block = block.replace('time="20s"', 'time="10s", overwrite=True').replace('preset="fast"', 'preset="fast", overwrite=True')
+            exec(compile(block, page, "exec"), {})
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
