@@ -15,6 +15,7 @@ from polyfuse.learners.dense import factors, fit_link, linked, sampled
 from polyfuse.learners.design import Design
 from polyfuse.learners.linear import Linear, _Descent, _ridge
 from polyfuse.learners.neighbours import Neighbours, _nearest
+from polyfuse.learners.scores import held_out
 from polyfuse.learners.svm import Svm, _margins, _scores
 
 DENSE = ("linear", "svm", "neighbours")
@@ -214,22 +215,54 @@ def test_descent_ends_where_scikit_learn_does(kind):
         assert np.allclose(found[:-1, s], coefficients, atol=0.02)
 
 
-def test_ridge_left_out_answers_are_those_of_fits_without_the_row():
+@pytest.mark.parametrize("of_group", [None, 3, 10])  # rows of a group: none, fewer and more than there are features
+def test_ridge_left_out_answers_are_those_of_fits_without_the_row_or_its_group(of_group):
     rng = np.random.default_rng(0)
     z = rng.normal(size=(30, 5)).astype(np.float32)
     t, weight = rng.normal(size=(30, 2)), rng.random(30) + 0.5
-    seen = []
-    _ridge(z, t, weight, lambda left_out: (seen.append(left_out), np.array([-float(len(seen))] * 2))[1])
+    seen, groups = [], None if of_group is None else rng.permutation(30) // of_group
+    _ridge(z, t, weight, groups, lambda left_out: (seen.append(left_out), np.array([-float(len(seen))] * 2))[1])
     unit = np.trace((z - np.average(z, 0, weight)).T @ ((z - np.average(z, 0, weight)) * weight[:, None])) / 5
     for step in (2, 4):
         strength = 64.0 / 4.0**step * unit
         for i in range(0, 30, 7):
-            rest = np.arange(30) != i
+            rest = np.arange(30) != i if groups is None else groups != groups[i]
             w, a, b = weight[rest], z[rest].astype(np.float64), t[rest]
             centre, mean = np.average(a, 0, w), np.average(b, 0, w)
             turned = (a - centre).T * w
             beta = np.linalg.solve(turned @ (a - centre) + strength * np.eye(5), turned @ (b - mean))
             assert np.allclose(seen[step][i], mean + (z[i] - centre) @ beta, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
+def test_held_out_rows_are_whole_groups_and_leave_every_class(kind):
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(200) // 4
+    y = {"classes": rng.integers(0, 5, 200), "labels": rng.random((200, 3)) < 0.3, "numbers": rng.normal(size=(200, 2))}[kind]
+    held = held_out(y, 0.2, 0, groups)
+    assert 0.05 < held.mean() < 0.35
+    assert not set(groups[held]) & set(groups[~held])
+    if kind == "classes":
+        assert set(y[~held]) == set(y)
+    assert held_out(y, 0.2, 0, np.arange(200) // 100).any()  # two groups: too few to hold one out, so rows are
+
+
+@pytest.mark.parametrize("name", ["linear", "svm", "neighbours", "boost", "fused"])
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_copies_in_a_group_do_not_make_a_learner_sure_of_itself(name, kind):
+    """Four copies of each of 200 rows whose answers are noise: judged by the copies, learning them by heart looks right."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(600, 10)), rng.integers(0, 2, 600)
+    answers = y if kind == "classes" else y[:, None].astype(float)
+    copies = np.repeat(np.arange(200), 4)
+    cost = []
+    for groups in (copies, None):
+        learner = learners.build(name, task_for(kind, 2 if kind == "classes" else 1), numbers(10))
+        learner.fit(x[copies].astype(np.float32), np.ones((800, 1), bool), answers[copies], None, groups, seed=0)
+        out = answer(learner, x[200:])
+        cost.append(log_loss(out, y[200:]) if kind == "classes" else ((out - answers[200:]) ** 2).mean())
+    assert cost[0] < cost[1]
+    assert cost[0] < (0.85 if kind == "classes" else 0.36)  # an answer that looks at nothing costs 0.69 or 0.25
 
 
 @pytest.mark.parametrize("solver", ["logistic", "ridge"])
@@ -343,7 +376,7 @@ def test_nearest_rows_and_the_first_of_equal_ones():
         d = ((rows - z[b]) ** 2).sum(1)
         order = sorted(range(60), key=lambda r: (float(d[r]), r))[:7]
         assert at[b].tolist() == order and np.allclose(near[b], d[order], atol=1e-6)
-    _, others = _nearest(rows, rows, 7, torch.arange(60))
+    _, others = _nearest(rows, rows, 7, (torch.arange(60), torch.arange(60)))
     assert not (others == torch.arange(60)[:, None]).any()  # never itself
 
 

@@ -245,11 +245,10 @@ def _under(
 
     def save(bundle: Bundle) -> None:
         bundle.card["seconds"] = round(clock.monotonic() - started, 2)
-        if out is not None:
-            bundle.save(out, overwrite=True)
+        bundle.save(out, overwrite=True)  # type: ignore[arg-type]
 
     ready = make_ready(run, val_table, whole=val_table is None and not run.schema.having("split"))
-    course = start(ready, preset, budget[1] or BUDGETS[preset], started, device, save)
+    course = start(ready, preset, budget[1] or BUDGETS[preset], started, device, save if out is not None else None)
     announce(run, ready.rows, ready.held, folded=not len(ready.held))
     for line in course.plan.lines():
         run.progress.say(line)
@@ -258,7 +257,9 @@ def _under(
     course.encode()
     course.learn()
     bundle = course.bundle()
-    save(bundle)
+    bundle.card["seconds"] = round(clock.monotonic() - started, 2)
+    if out is not None:
+        save(bundle)
     verdict = [line for found in bundle.card["verdict"].values() for line in found["told"]]
     for line in [*summary(bundle.card), *verdict]:
         run.progress.say(line)

@@ -83,11 +83,21 @@ class Learner(Fitted):
         """About how many seconds `fit` takes on two cores of a usual machine; for the plan, which is told beforehand."""
         return 0.02 + 2e-8 * rows * features * outputs
 
-    def fit(self, x: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, *, seed: int = 0) -> None:
+    def fit(
+        self,
+        x: np.ndarray,
+        there: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
         """Learn from labelled rows.
 
         Args:
             weight: [L] of each row, or None.
+            groups: [L] int64: rows of one group belong together; what is learned from some is not judged by the others.
         Shapes:
             x [L, F] float32, there [L, G] bool; y as `Task.answers` gives it: int64 [L] classes (every one >= 0), bool [L, C]
             labels, or float64 [L, K] numbers, NaN where one is not known.

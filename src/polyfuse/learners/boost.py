@@ -60,8 +60,17 @@ class Boosted(Scored):
         trees = min(300 * outputs, 2000) if outputs > 2 else 300
         return trees * min(features, 300) * (8e-9 * rows + 3e-6)
 
-    def fit(self, x: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, *, seed: int = 0) -> None:
-        rows, y, weight = self.begin(y, weight)
+    def fit(
+        self,
+        x: np.ndarray,
+        there: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        rows, y, weight, groups = self.begin(y, weight, groups)
         z = self.design.fit_transform(x[rows], there[rows], y, seed)
         columns = most_telling(z, y, weight, self.most_features)
         self.columns = torch.from_numpy(columns)
@@ -71,22 +80,25 @@ class Boosted(Scored):
         z = self.prepare(z[:, columns], seed)
         if self.kind == "classes":
             if len(self.known) > 1:
-                self._learn(z, y, weight, len(self.known), list(range(len(self.known))), seed)
+                self._learn(z, y, weight, groups, len(self.known), list(range(len(self.known))), seed)
             return
         for output, answers in enumerate(y.T):
             real = np.flatnonzero(np.isfinite(answers))
             if len(np.unique(answers[real])) > 1:
                 two = 2 * (self.kind == "labels")
-                self._learn(z[real], answers[real].astype(np.int64 if two else np.float64), weight[real], two, [output], seed)
+                mine = None if groups is None else groups[real]
+                self._learn(z[real], answers[real].astype(np.int64 if two else np.float64), weight[real], mine, two, [output], seed)
 
-    def _learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, classes: int, outputs: list[int], seed: int) -> None:
+    def _learn(
+        self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, classes: int, outputs: list[int], seed: int
+    ) -> None:
         """One model, whose scores are added to those of `outputs`."""
         rounds = min(self.rounds, max(self.most_trees // max(classes, 1), 1)) if classes > 2 else self.rounds
         rate = min(self.rate * self.rounds / rounds, max(0.3, self.rate))
         self.start[outputs] = 0.0
         if classes:
             outputs = outputs[-classes + 1 :] if classes == 2 else outputs  # of two classes the second has a score, the first none
-        held = held_out(y, 0.2 if len(y) < 1000 else 0.1, seed) if len(y) >= _FEWEST else np.zeros(len(y), bool)
+        held = held_out(y, 0.2 if len(y) < 1000 else 0.1, seed, groups) if len(y) >= _FEWEST else np.zeros(len(y), bool)
         if held.any():
             model, rounds = self.grow(z[~held], y[~held], weight[~held], (z[held], y[held], weight[held]), classes, rounds, rate, seed)
         else:

@@ -31,7 +31,7 @@ class Dense(Scored):
         self.register_buffer("active", torch.zeros(0, dtype=torch.long))  # [S] places in `known`
         self.register_buffer("link", torch.zeros(0, 2))  # see `linked`
 
-    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
+    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         """Learn the active outputs from z [L, D] and y: int64 [L] of S classes, or bool or float64 [L, S]."""
         raise NotImplementedError
 
@@ -39,13 +39,22 @@ class Dense(Scored):
         """z [B, D] -> [B, S], of which the link makes answers."""
         raise NotImplementedError
 
-    def fit(self, x: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, *, seed: int = 0) -> None:
-        rows, y, weight = self.begin(y, weight)
+    def fit(
+        self,
+        x: np.ndarray,
+        there: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        rows, y, weight, groups = self.begin(y, weight, groups)
         z = self.design.fit_transform(x[rows], there[rows], y, seed)
         active = _active(y) if len(y) >= _FEWEST and z.shape[1] else np.zeros(0, np.int64)
         self.active = torch.from_numpy(active)
         if len(active):
-            self.learn(z, y if y.ndim == 1 else y[:, active], weight, seed)
+            self.learn(z, y if y.ndim == 1 else y[:, active], weight, groups, seed)
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
         scores = self.start.expand(len(x), -1)

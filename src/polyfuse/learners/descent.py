@@ -34,18 +34,20 @@ class Network(Scored):
         self.net = None
         self.register_buffer("varies", torch.zeros(0))  # [K] 1 of the outputs that rows differ in: the others keep their start
 
-    def begin(self, y: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows, y, weight = super().begin(y, weight)
+    def begin(
+        self, y: np.ndarray, weight: np.ndarray | None, groups: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        rows, y, weight, groups = super().begin(y, weight, groups)
         if self.kind == "classes":
             varies = np.full(len(self.known), len(rows) > 1 and len(self.known) > 1)
         else:
             varies = np.array([len(np.unique(t[np.isfinite(t)])) > 1 for t in y.T], bool)
         self.varies = torch.from_numpy(varies).float()
-        return rows, y, weight
+        return rows, y, weight, groups
 
-    def split(self, y: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
+    def split(self, y: np.ndarray, groups: np.ndarray | None, seed: int) -> tuple[Tensor, Tensor]:
         """The rows to learn from and those to judge by, of which a table of few has none."""
-        held = held_out(y, _HELD, seed) if len(y) >= _FEWEST else np.zeros(len(y), bool)
+        held = held_out(y, _HELD, seed, groups) if len(y) >= _FEWEST else np.zeros(len(y), bool)
         return torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
 
 

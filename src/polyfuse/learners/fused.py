@@ -85,8 +85,17 @@ class Fused(Network):
             self._build(state_dict[prefix + "sizes"], len(state_dict[prefix + "start"]))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def fit(self, x: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, *, seed: int = 0) -> None:
-        rows, y, weight = self.begin(y, weight)
+    def fit(
+        self,
+        x: np.ndarray,
+        there: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        rows, y, weight, groups = self.begin(y, weight, groups)
         self.net = None
         self.temperature = torch.ones(())
         z = self.design.fit_transform(x[rows], there[rows], y, seed)
@@ -96,10 +105,12 @@ class Fused(Network):
         with seeded(seed):
             self._build(self.sizes, len(self.start))
             if self.net is not None:
-                self._train(self.net, torch.from_numpy(z), self._present(torch.from_numpy(there[rows])), y, weight, seed)
+                self._train(self.net, torch.from_numpy(z), self._present(torch.from_numpy(there[rows])), y, weight, groups, seed)
 
-    def _train(self, net: nn.Module, z: Tensor, present: Tensor, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
-        learn, judged = self.split(y, seed)
+    def _train(
+        self, net: nn.Module, z: Tensor, present: Tensor, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int
+    ) -> None:
+        learn, judged = self.split(y, groups, seed)
         t, w = tensors(y, weight)
 
         def loss(part: Tensor) -> Tensor:

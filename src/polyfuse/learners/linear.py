@@ -20,6 +20,7 @@ _WEAKER = 4.0  # from one strength to the next
 _STRENGTHS = 12  # most that are tried
 _HELD = 0.2  # share of the rows on which logistic regression chooses its strength
 _ENOUGH = 1e-3  # a weaker strength must cost this share less, or the search ends
+_ALMOST = 1 + 1e-6  # for rows that alone decide their answer
 Found = tuple[np.ndarray, np.ndarray, Tensor]  # weights [D, S], bias [S], link
 
 
@@ -29,7 +30,7 @@ class Linear(Dense):
 
     Hard to beat on many features of few rows (words, descriptors of pictures), and the steadiest member there is; it
     sees no interactions, for which `boost`, `svm` and `tabm` are there. How strongly weights are held small is chosen in `fit`:
-    for logistic regression on one row in five, for ridge regression by leaving out each row in turn.
+    for logistic regression on one row in five, for ridge regression by leaving out each row, or group of rows, in turn.
 
     With many classes and features logistic regression is slow. Ridge regression on classes as 0 and 1, with a softmax
     fitted on the answers of left-out rows, then takes its place, and is seldom worse by much.
@@ -66,7 +67,7 @@ class Linear(Dense):
         logistic, ridge = _work(rows, features, outputs)
         return 0.3 + (logistic if logistic < _DEAR else ridge) / _SPEED
 
-    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
+    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         logistic, _ = _work(len(z), z.shape[1], len(self.active))
         by_ridge = self.kind == "numbers" or self.solver == "ridge" or (self.solver == "auto" and logistic > _DEAR)
         sizes = sized(self.design, z, 0.5)  # half way between the two that others choose from
@@ -75,13 +76,13 @@ class Linear(Dense):
         if z.shape[1] > len(z):  # the weights lie in the span of the rows: learn in that, which changes nothing but the time
             turned, triangle = np.linalg.qr(z.T)
             z = np.ascontiguousarray(triangle.T)
-        weights, bias, self.link = (self._ridge if by_ridge else self._logistic)(z, y, weight, seed)
+        weights, bias, self.link = (self._ridge if by_ridge else self._logistic)(z, y, weight, groups, seed)
         weights = sizes[:, None] * (weights if turned is None else turned @ weights)
         self.weights, self.bias = tensors(weights.astype(np.float64), bias)
 
-    def _ridge(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> Found:
+    def _ridge(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> Found:
         if self.kind == "numbers":
-            return self._numbers(z, y, weight)
+            return self._numbers(z, y, weight, groups)
         hot = (y[:, None] == np.arange(len(self.active)) if y.ndim == 1 else y).astype(np.float64)
         start = self.start[self.active].numpy()
         again = np.bincount(y)[y] > 1 if y.ndim == 1 else np.ones(len(y), bool)  # a class's only row, left out, tells nothing
@@ -90,21 +91,22 @@ class Linear(Dense):
             _, costs = fit_link(self.kind, left_out[again], y[again], weight[again], start)
             return np.repeat(costs.mean(), hot.shape[1])  # one strength for all, for their scores are compared
 
-        weights, bias, left_out = _ridge(z, hot, weight, judge)
+        weights, bias, left_out = _ridge(z, hot, weight, groups, judge)
         return weights, bias, fit_link(self.kind, left_out[again], y[again], weight[again], start)[0]
 
-    def _numbers(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Found:
+    def _numbers(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None) -> Found:
         weights, bias = np.zeros((z.shape[1], y.shape[1])), np.zeros(y.shape[1])
         known, pattern = np.unique(np.isfinite(y), axis=1, return_inverse=True)
         for p, rows in enumerate(known.T):  # outputs that the same rows know are learned together
             some = np.flatnonzero(pattern.ravel() == p)
             t, w = y[np.ix_(rows, some)], weight[rows] / weight[rows].sum()
-            weights[:, some], bias[some], _ = _ridge(z[rows], t, w, lambda left_out, t=t, w=w: w @ (left_out - t) ** 2)  # type: ignore[misc]
+            mine = None if groups is None else groups[rows]
+            weights[:, some], bias[some], _ = _ridge(z[rows], t, w, mine, lambda left_out, t=t, w=w: w @ (left_out - t) ** 2)  # type: ignore[misc]
         return weights, bias, torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
 
-    def _logistic(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> Found:
+    def _logistic(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> Found:
         start = self.start[self.active].numpy().astype(np.float64)
-        held = held_out(y, _HELD, seed)
+        held = held_out(y, _HELD, seed, groups)
         gram = (z.T @ z).astype(np.float64) / len(z)
         inner = _Descent(self.kind, z[~held], y[~held], weight[~held], gram)
         coefficients, best, strength = np.zeros((z.shape[1] + 1, len(start))), np.inf, 1.0
@@ -129,7 +131,7 @@ def _work(rows: int, features: int, outputs: int) -> tuple[float, float]:
 
 
 def _ridge(
-    z: np.ndarray, t: np.ndarray, weight: np.ndarray, judge: Callable[[np.ndarray], np.ndarray]
+    z: np.ndarray, t: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, judge: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights [D, S], bias [S] and left-out answers [L, S], for each output at the strength that `judge` finds cheapest.
 
@@ -153,9 +155,7 @@ def _ridge(
         factor = cho_factor(gram + strength * unit * np.eye(len(gram)), lower=True, overwrite_a=True, check_finite=False)
         found = cho_solve(factor, product, check_finite=False)
         half = solve_triangular(factor[0].astype(np.float32), rows.T, lower=True, check_finite=False)
-        # how far a row pulls its own answer; the mean takes its part in that
-        own = ((half**2).sum(0) + weight / total).clip(max=1 - 1e-6)[:, None]
-        left_out = t - (t - mean - (z - centre) @ found) / (1 - own)
+        left_out = t - _without(t - mean - (z - centre) @ found, half, root / np.sqrt(total), root, groups)
         costs = judge(left_out)
         better = costs < best * (1 - _ENOUGH)
         weights[:, better], answers[:, better], best[better] = found[:, better], left_out[:, better], costs[better]
@@ -164,6 +164,26 @@ def _ridge(
             break
         strength /= _WEAKER
     return weights, mean - centre @ weights, answers
+
+
+def _without(error: np.ndarray, half: np.ndarray, share: np.ndarray, root: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """The errors [L, S] that the fit would have without the row, or without the row's whole group.
+
+    How far rows pull their own answers is half^T half [L, L], to which the mean adds share share^T.
+    """
+    if groups is None:
+        own = ((half**2).sum(0)[:, None] + share**2).clip(max=1 / _ALMOST)
+        return error / (1 - own)
+    out = np.empty_like(error)
+    half = np.vstack([half, share.T])
+    for rows in np.split(np.argsort(groups, kind="stable"), np.cumsum(np.unique(groups, return_counts=True)[1])[:-1]):
+        own, pull = error[rows] * root[rows], half[:, rows]
+        if len(rows) < len(half):
+            own = np.linalg.solve(_ALMOST * np.eye(len(rows)) - pull.T @ pull, own)
+        else:  # the same by as many equations as there are features
+            own = own + pull.T @ np.linalg.solve(_ALMOST * np.eye(len(half)) - pull @ pull.T, pull @ own)
+        out[rows] = own / root[rows]
+    return out
 
 
 class _Descent:

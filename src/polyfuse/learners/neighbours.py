@@ -63,16 +63,17 @@ class Neighbours(Dense):
     def cost(cls, rows: int, features: int, outputs: int) -> float:
         return 0.1 + 6e-10 * min(rows, _ASKED) * rows * features
 
-    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
+    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         kept = sampled(y, self.most, seed)
         z, y, weight = z[kept], y[kept], weight[kept]
+        group = torch.arange(len(z)) if groups is None else torch.from_numpy(groups[kept])
         self.answers, self.worth = tensors(y if y.ndim == 1 else y.astype(np.float64), weight)
         asked = sampled(y, _ASKED, seed + 1)
         metrics = METRICS[1:] if self.metric == "auto" else (self.metric,)
         best = np.inf
         for factor, metric in product((torch.from_numpy(f) for f in factors(self.design, z)), metrics):
             rows = _placed(torch.from_numpy(z) * factor, metric == "cosine")
-            near, at = _nearest(rows[asked], rows, min(max(_COUNTS) + 1, len(z) - 1), torch.from_numpy(asked))
+            near, at = _nearest(rows[asked], rows, min(max(_COUNTS) + 1, len(z) - 1), (group[torch.from_numpy(asked)], group))
             for count in (c for c in _COUNTS if c < len(z)):
                 scores = self._votes(near, at, count).numpy()
                 link, costs = fit_link(self.kind, scores, y[asked], weight[asked], self.start[self.active].numpy())
@@ -90,7 +91,7 @@ class Neighbours(Dense):
         width = near[:, count : count + 1] if near.shape[1] > count else near[:, -1:] * 1.5
         near, at = near[:, :count], at[:, :count]
         # a neighbour as far as the next one has almost no say; where all are as far (copies) they have the same
-        say = (1.0 - near / width.clamp(min=1e-12)).clamp(min=1e-3) * self.worth[at]
+        say = (1.0 - near / width.clamp(min=1e-12)).clamp(min=1e-3).nan_to_num(0.0) * self.worth[at]  # endlessly far: none
         start, answers, total = self.start[self.active], self.answers[at], say.sum(1, keepdim=True)
         if self.kind == "classes":
             votes = say.new_zeros(len(say), len(start)).scatter_add_(1, answers, say)
@@ -106,11 +107,11 @@ def _placed(z: Tensor, angle: bool) -> Tensor:
     return z / z.norm(dim=1, keepdim=True).clamp(min=1e-6) if angle else z
 
 
-def _nearest(z: Tensor, rows: Tensor, count: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _nearest(z: Tensor, rows: Tensor, count: int, groups: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Squared distances [B, count] to the nearest rows and which these are; of equally near ones the first.
 
     Args:
-        own: [B] the row that each is itself, which is left out.
+        groups: of the asked [B] and of the rows [R]: who is of the same group, and each row itself, is left out.
     """
     count = min(count, len(rows))
     distances = [rows.new_zeros(0, count)]
@@ -124,8 +125,8 @@ def _nearest(z: Tensor, rows: Tensor, count: int, own: Tensor | None = None) -> 
         d = (own_size + size - 2.0 * block @ wide.T).clamp(min=0.0)
         grain = _GRAIN * (own_size + size.max() + 1e-6)  # rounding must not decide between equal ones
         d = (d / grain).round() + order
-        if own is not None:
-            d.scatter_(1, own[start : start + _BLOCK, None], torch.inf)
+        if groups is not None:
+            d.masked_fill_(groups[0][start : start + _BLOCK, None] == groups[1], torch.inf)
         d, at = d.topk(count, 1, largest=False)
         distances.append((d.floor() * grain).float())
         places.append(at)

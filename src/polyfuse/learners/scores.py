@@ -38,11 +38,13 @@ class Scored(Learner):
     def kind(self) -> str:
         return self.task.learned_as
 
-    def begin(self, y: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which rows teach, their answers (classes by their place in `known`) and their weights, with mean one.
+    def begin(
+        self, y: np.ndarray, weight: np.ndarray | None, groups: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Which rows teach, their answers (classes by their place in `known`), their weights, with mean one, and their groups.
 
         Shapes:
-            y [L] or [L, K], weight [L] -> rows [R], y [R, ...], weight [R] float64
+            y [L] or [L, K], weight [L], groups [L] -> rows [R], y [R, ...], weight [R] float64, groups [R]
         """
         w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
         rows = np.flatnonzero((w > 0) & (np.isfinite(y).any(1) if self.kind == "numbers" else True))
@@ -60,7 +62,7 @@ class Scored(Learner):
             there = np.isfinite(y) * w[:, None]
             known, start = np.arange(y.shape[1]), (there * np.nan_to_num(y)).sum(0) / there.sum(0).clip(min=1e-12)
         self.known, self.start = torch.from_numpy(known), torch.from_numpy(start).float()
-        return rows, y, w
+        return rows, y, w, groups[rows] if groups is not None and np.ptp(groups[rows]) else None
 
     def chances(self, scores: Tensor) -> Tensor:
         """[..., K] to probabilities; numbers stay as they are."""
@@ -85,11 +87,12 @@ class Scored(Learner):
         return ((scores - y.nan_to_num().to(scores)).square() * real).sum(1) / real.sum(1)
 
 
-def held_out(y: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """[L] bool, about `share` of the rows, spread evenly over the classes or over the range of the numbers.
+def held_out(y: np.ndarray, share: float, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """[L] bool, about `share` of the rows, spread evenly over the classes or over the range of the numbers; whole `groups` [L].
 
     The rows are put in order of their answer and every 1 / share-th is taken; the first row of a class is never. Of several
-    labels the rarest that a row has decides, of several numbers the first.
+    labels the rarest that a row has decides, of several numbers the first. A group goes where its first row would go; where
+    that holds out none, for they are few, rows are held out as if there were no groups.
 
     Shapes:
         y [L] classes, [L, C] bool or [L, K] or [L] float
@@ -98,6 +101,13 @@ def held_out(y: np.ndarray, share: float, seed: int) -> np.ndarray:
     if y.dtype == bool and y.ndim == 2:
         y = np.where(y, y.sum(0), len(y) + 1).argmin(1) if y.shape[1] else np.zeros(len(y), np.int64)
     key = y[:, 0] if y.ndim == 2 else y
+    if groups is not None:
+        _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+        taken = held_out(key[first], share, seed)
+        if key.dtype.kind != "f":
+            taken[member[np.unique(key, return_index=True)[1]]] = False
+        if taken.any():
+            return taken[member]
     order = np.lexsort((rng.random(len(key)), key))
     steps = np.floor((np.arange(len(key)) + rng.random()) * share).astype(np.int64)
     taken = np.diff(steps, prepend=0) > 0

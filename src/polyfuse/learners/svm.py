@@ -61,23 +61,25 @@ class Svm(Dense):
         used = min(rows, 6000)
         return 0.3 + used**2 * (1e-7 + 1e-10 * features)
 
-    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
+    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         alone = 1 if self.kind == "classes" else len(self.active)
         kept = sampled(y, max(int(self.most / alone**0.5), 200), seed)
-        z, y, weight = z[kept], y[kept], weight[kept]
+        z, y, weight, groups = z[kept], y[kept], weight[kept], None if groups is None else groups[kept]
         views = max(len(self.design.view.unique()), 1)
         ways = [f * np.float32((width / views) ** 0.5) for f in factors(self.design, z) for width in _WIDTHS]
-        factor, soft = self._chosen(z, y, weight, ways, seed)
+        factor, soft = self._chosen(z, y, weight, groups, ways, seed)
         self.factor = torch.from_numpy(factor)
         placed = torch.from_numpy(z) * self.factor
         support, self.dual, self.bias, self.counts = _machine(_kernel(placed, placed).numpy(), y, weight, soft)
         self.rows = placed[support]
 
-    def _chosen(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, ways: list[np.ndarray], seed: int) -> tuple[np.ndarray, float]:
+    def _chosen(
+        self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, ways: list[np.ndarray], seed: int
+    ) -> tuple[np.ndarray, float]:
         """The factors and the C of least cost on held-out rows; the link is fitted there on the way."""
         some = sampled(y, _TRIED, seed + 1)
         z, y, weight = z[some], y[some], weight[some]
-        held = held_out(y, _HELD, seed)
+        held = held_out(y, _HELD, seed, None if groups is None else groups[some])
         best, chosen, start = np.inf, (ways[0], _SOFT[0]), self.start[self.active].numpy()
         for factor in ways:
             placed = torch.from_numpy(z * factor)

@@ -81,8 +81,17 @@ class TabM(Network):
             self.net = _Net(int(columns), edges, embedded, len(start), self.shape) if columns else None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def fit(self, x: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, *, seed: int = 0) -> None:
-        rows, y, weight = self.begin(y, weight)
+    def fit(
+        self,
+        x: np.ndarray,
+        there: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        rows, y, weight, groups = self.begin(y, weight, groups)
         z = self.design.fit_transform(x[rows], there[rows], y, seed)
         self.net, self.columns = None, torch.tensor(z.shape[1] if self.varies.any() else 0)
         if not self.columns:
@@ -90,10 +99,10 @@ class TabM(Network):
         self.edges, self.embedded = _edges(z, len(self.design.number))
         with seeded(seed):
             self.net = _Net(z.shape[1], self.edges, self.embedded, len(self.start), self.shape)
-            self._train(self.net, torch.from_numpy(z), y, weight, seed)
+            self._train(self.net, torch.from_numpy(z), y, weight, groups, seed)
 
-    def _train(self, net: nn.Module, z: Tensor, y: np.ndarray, weight: np.ndarray, seed: int) -> None:
-        learn, judged = self.split(y, seed)
+    def _train(self, net: nn.Module, z: Tensor, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
+        learn, judged = self.split(y, groups, seed)
         t, w = tensors(y, weight)
         k = self.shape["k"]
 

@@ -1,5 +1,6 @@
 """fit under a preset: encode once, learn members fold by fold, keep what helps, say whether fusing pays."""
 
+import copy
 import time as clock
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Course:
 
     Args:
         started: on the monotonic clock.
-        save: called with a bundle whenever there is a better one.
+        save: called with the best bundle so far before what may take long; None where nobody keeps it.
         seed: of the folds and of all learners.
     """
 
@@ -49,7 +50,7 @@ class Course:
     started: float
     seed: int
     device: str | None
-    save: Callable[[Bundle], None]
+    save: Callable[[Bundle], None] | None
     widths: dict[str, list[int]] = field(default_factory=dict)
     encoders: dict[str, list[Any]] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
@@ -92,7 +93,7 @@ class Course:
             try:
                 for step in self.plan.steps:
                     bar.about(step.name)
-                    if step.deep and judged < len(self.members):  # it may take long: what is there by now is worth keeping
+                    if self.save and step.deep and judged < len(self.members):  # it may take long: what is there by now is worth keeping
                         self.save(self.bundle())
                         judged = len(self.members)
                     if self.members and self.left() < (0 if step.needed else min(step.seconds, 0.5 * self.plan.budget_s)):
@@ -180,7 +181,7 @@ class Course:
 
     def bundle(self) -> Bundle:
         """The members that count, weighed, as a bundle; its card says what each is worth and whether fusing pays."""
-        verdicts, outs = {}, {}
+        verdicts, outs, judges = {}, {}, []
         weights: list[Tensor] = []
         spare: list[Tensor] = []
         present = self.ready.data.present(self.table.rows)
@@ -196,20 +197,19 @@ class Course:
                 all_of.append(full)
             verdicts[target] = {**found, "told": told(target, found)}
             answer = said.together(w)
-            self.table.tasks[t].calibrate(answer, said.truth)
+            judges.append(copy.deepcopy(self.table.tasks[t]))
+            judges[t].calibrate(answer, said.truth)
             outs[target] = answer, said.truth
-        return self._built(torch.stack(weights), torch.stack(spare), verdicts, outs)
+        return self._built(torch.stack(weights), torch.stack(spare), verdicts, outs, judges)
 
     def _said(self, t: int, mine: list[int], speaks: Tensor) -> Said:
         """What these members say of the rows that all of them have spoken of unseen."""
         covered = np.logical_and.reduce([self.members[i].fitted.covered for i in mine])
         answers = [self._judged(t, covered, self.members[i].fitted.outs[t] / self.members[i].temper[t]) for i in mine]
         at = np.flatnonzero(covered & self._judging(t))
-        task, weight = self.table.tasks[t], self.ready.data.weight
-        if hasattr(task, "temperature"):
-            task.temperature.fill_(1.0)  # type: ignore[operator]
+        weight = self.ready.data.weight
         return Said(
-            task,
+            self.table.tasks[t],
             torch.stack([out for out, _ in answers], 1),
             speaks[torch.from_numpy(at)][:, mine],
             answers[0][1],
@@ -217,7 +217,7 @@ class Course:
             None if weight is None else torch.from_numpy(weight[self.table.rows[at]]),
         )
 
-    def _built(self, weights: Tensor, spare: Tensor, verdicts: dict[str, Any], outs: dict[str, Any]) -> Bundle:
+    def _built(self, weights: Tensor, spare: Tensor, verdicts: dict[str, Any], outs: dict[str, Any], judges: list[Task]) -> Bundle:
         kept = [i for i in range(len(self.members)) if (weights[:, i] + spare[:, i]).sum() > 0]
         factors = {name for i in kept for name in self.members[i].step.member.get("product", ())}
         kept = [i for i, m in enumerate(self.members) if i in kept or m.step.name in factors]
@@ -239,7 +239,7 @@ class Course:
         model.weights.copy_(_normal(weights[:, kept]))
         model.spare.copy_(_normal(spare[:, kept]))
         model.temper.copy_(torch.tensor([[self.members[i].temper[t] for i in kept] for t in range(len(self.targets))]))
-        for own, made in zip(model.tasks, self.table.tasks):
+        for own, made in zip(model.tasks, judges):
             own.load_state_dict(made.state_dict())
         model.eval()
         bundle.card = self._card(bundle, kept, weights, spare, verdicts, outs)
@@ -247,7 +247,7 @@ class Course:
 
     def _card(self, bundle: Bundle, kept: list[int], weights: Tensor, spare: Tensor, verdicts: Any, outs: Any) -> dict[str, Any]:
         metrics, reports = {}, {}
-        for target, task in zip(self.targets, self.table.tasks):
+        for target, task in zip(self.targets, bundle.model.tasks):
             out, truth = outs[target]
             metrics[target], reports[target] = evaluate(task, out, truth), task.report(out, truth)
         main = self.targets.index(self.run.recipe["main"])
@@ -280,31 +280,38 @@ class Course:
         }
 
 
-def start(ready: Ready, preset: str, budget_s: float, started: float, device: str | None, save: Callable[[Bundle], None]) -> Course:
+def start(ready: Ready, preset: str, budget_s: float, started: float, device: str | None, save: Callable[[Bundle], None] | None) -> Course:
     """The folds, the tasks and the plan of a fit under a preset."""
     recipe = ready.run.recipe
-    folds, whole, split = _folds(ready)
+    folds, whole, groups, split = _folds(ready)
     ready.run.split = split
     made = _tasks(ready)
-    table = Table(ready, folds, whole, made)
+    table = Table(ready, folds, whole, made, groups)
     plan = make_plan(preset, budget_s, ready, table.rows, made, len(folds), whole is None)
     return Course(ready, plan, table, started, recipe["seed"], device, save)
 
 
-def _folds(ready: Ready) -> tuple[list[Fold], np.ndarray | None, str]:
-    """Folds over the labelled rows; one, without a last fit on everything, where validation rows are given."""
+def _folds(ready: Ready) -> tuple[list[Fold], np.ndarray | None, np.ndarray | None, str]:
+    """Folds over the labelled rows; one, without a last fit on everything (second), where validation rows are given; which rows
+    belong together (third), and all that in words."""
     run, rows = ready.run, ready.rows
     if len(ready.held):
-        return [Fold(rows, rows[:0], ready.held)], None, run.split
+        return [Fold(rows, rows[:0], ready.held)], None, None, run.split
     cut = windows(run.table, run.schema.window) if run.schema.window else None
     splitter = Splitter(run.table, run.schema, cut, run.recipe["main"])
     folds, split = _cut(splitter, folds_for(len(rows)), run.recipe["seed"])
-    if splitter.role not in ("group", "time") and (groups := _sharing(ready)) is not None:
+    groups = _named(splitter) if splitter.role == "group" else _sharing(ready)
+    if splitter.role not in ("group", "time") and groups is not None:
         folds, split = _undivided(folds, groups), f"{split}, rows that share a cell together"
     labelled = set(rows.tolist())
     kept = [Fold(*(np.array([r for r in part if int(r) in labelled], np.int64) for part in (f.train, f.held, f.test))) for f in folds]
     whole = np.unique(np.concatenate([part for f in kept for part in (f.train, f.held, f.test)]))
-    return kept, whole, f"{len(kept)} folds, {split}" if len(kept) > 1 else f"held out {split}"
+    return kept, whole, groups, f"{len(kept)} folds, {split}" if len(kept) > 1 else f"held out {split}"
+
+
+def _named(splitter: Splitter) -> np.ndarray:
+    """[rows] the number of the group that the group column names."""
+    return np.unique([str(value) for value in splitter.values], return_inverse=True)[1]
 
 
 def _cut(splitter: Splitter, most: int, seed: int) -> tuple[list[Fold], str]:

@@ -40,6 +40,7 @@ class Table:
         folds: of the labelled rows; the last fits are on all training rows.
         whole: the rows of the last fit; None where there is one fold, whose fit is the last.
         tasks: of the targets, fitted.
+        groups: [rows of the table] which belong together, or None; they are on one side of every fold already.
         features: {view: the features of each of its encoders}.
         layouts: {view: what they are, side by side}.
     """
@@ -48,6 +49,7 @@ class Table:
     folds: list[Fold]
     whole: np.ndarray | None
     tasks: Sequence[Task]
+    groups: np.ndarray | None = None
     features: dict[str, list[Features | Joined]] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     _parts: dict[str, list[Layout]] = field(default_factory=dict)
@@ -128,7 +130,8 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
             use = at[known[at] & present[at].any(1)]
             if not len(use):
                 use = at[known[at]]
-            into.fit(x[use], there[use], y[use], None if weight is None else weight[use], seed=seed)
+            groups = None if table.groups is None else table.groups[rows[use]]
+            into.fit(x[use], there[use], y[use], None if weight is None else weight[use], groups, seed=seed)
 
         for fold in table.folds:
             last = table.whole is None
@@ -257,6 +260,8 @@ def _name(member: dict[str, Any], table: Table, seed: int, keys: Sequence[str]) 
             h.update(cells.x[key].contiguous().numpy().tobytes())
     for view in table.data.views.values():
         h.update(view.present[table.rows].tobytes())
+    if table.groups is not None:
+        h.update(np.ascontiguousarray(table.groups, np.int64).tobytes())
     if table.data.weight is not None:
         h.update(table.data.weight.tobytes())
     return h.hexdigest()
