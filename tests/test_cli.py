@@ -1,11 +1,14 @@
 """The command line: what it prints, what it returns, what it says when something is wrong."""
 
+import inspect
 import json
 
 import pytest
 from typer.testing import CliRunner
 
+import polyfuse as pf
 from polyfuse import cli
+from polyfuse.cli.options import arguments
 
 QUICK = ["--size", "s", "--set", "train.epochs=2", "--ignore", "degrees"]
 
@@ -90,6 +93,12 @@ def test_parts_are_listed_with_size_options_and_cost(run):
     assert len(starts) == 1, "the lines are not aligned"
     status, _, err = run("parts", "fusion")
     assert status == 2 and "did you mean 'fusions'" in err
+
+
+@pytest.mark.parametrize("name", ["look", "fit", "compare", "search", "distil"])
+def test_a_command_asks_for_what_its_function_takes(name):
+    said = dict.fromkeys(inspect.signature(getattr(cli, name)).parameters)
+    assert arguments(said).keys() <= inspect.signature(getattr(pf, name)).parameters.keys()
 
 
 def test_every_command_and_option_has_help():

@@ -351,6 +351,19 @@ def test_the_files(spied):
     assert len({len(line) for line in lines[: len(found.rows) + 1]}) == 1, "the columns are not aligned"
 
 
+def test_without_matplotlib_the_tables_are_written_and_a_later_call_draws(tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as here:
+        here.setitem(sys.modules, "matplotlib", None)
+        found = quick(vectors(60), out=tmp_path / "c")
+    assert all(r.whole for r in found.rows)
+    assert {f.name for f in (tmp_path / "c").iterdir()} == {"compare.json", "comparison.json", "leaderboard.csv", "runs"}
+    needed = 'comparison.png was not drawn: it needs matplotlib, which is not installed; pip install "polyfuse[plot]"'
+    assert caplog.messages == [needed]
+    monkeypatch.setattr(runs.Bench, "run", None)  # nothing is run again
+    quick(vectors(60), out=tmp_path / "c")
+    assert (tmp_path / "c" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_it_goes_on_where_it_was_and_runs_only_what_is_new(spied, tmp_path):
     import shutil
 

@@ -1,6 +1,7 @@
 """Views that are missing in training, and views that learn at different speeds."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -376,6 +377,11 @@ def test_the_picture_and_info(tmp_path, monkeypatch, capsys):
     assert call(*fit, "--overwrite", "--absent", "table+天气") == 2
     assert "hides every view" in capsys.readouterr().err
     assert call("info", "b", "--plot", "nowhere/learning.png") == 2
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert call(*fit, "--overwrite") == 0 and call("info", "b") == 0, "neither draws"
+    capsys.readouterr()
+    assert call("info", "b", "--plot", "absent.png") == 2 and not (tmp_path / "absent.png").exists()
+    assert 'needs matplotlib, which is not installed. Fix: pip install "polyfuse[plot]"' in capsys.readouterr().err
 
 
 def test_balance_has_nothing_to_do_at_decision_level():

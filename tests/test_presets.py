@@ -124,8 +124,11 @@ def test_where_one_view_knows_all_it_answers_alone():
 
 def test_of_noise_it_says_that_nothing_predicts():
     bundle = fit(planted(kind="noise"))
-    assert not bundle.card["verdict"]["label"]["signal"]
+    found = bundle.card["verdict"]["label"]
+    assert not found["signal"] and found["answers"] == "nothing"
     assert "nothing here is shown to predict" in bundle.card["warnings"][0]
+    said = [row["answer"]["label"]["probability"] for row in bundle.predict(planted(5, seed=9))]
+    assert all(p == said[0] for p in said), "every answer is the one that looks at nothing"
 
 
 def test_a_column_that_gives_the_target_away_is_named():

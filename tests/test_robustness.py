@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -340,6 +341,16 @@ def test_files_and_picture(tiny, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot be written"):
         found.write(tmp_path / "file")
+
+
+def test_without_matplotlib_the_tables_are_written_and_the_missing_picture_is_named(tiny, tmp_path, monkeypatch, caplog):
+    found = tiny.bundle.robustness(tiny.rows, rates=[0.5], kinds=["missing"], draws=0)
+    found.write(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert tiny.bundle.robustness(tiny.rows, rates=[0.5], kinds=["missing"], draws=0).write(tmp_path) == tmp_path
+    assert {f.name for f in tmp_path.iterdir()} == {"curves.csv", "robustness.json"}, "the picture of the run before was left"
+    needed = 'robustness.png was not drawn: it needs matplotlib, which is not installed; pip install "polyfuse[plot]"'
+    assert caplog.messages == [needed]
 
 
 def test_any_name_can_be_drawn(tiny, tmp_path):

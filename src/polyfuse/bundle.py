@@ -26,7 +26,7 @@ from .data.rows import assemble, raw_of, truth
 from .ensemble import Ensemble
 from .evaluate import RATES, Robustness, checked_rates, curves
 from .evaluate import evaluate as score
-from .evaluate.picture import draw_learning
+from .evaluate.picture import draw_learning, need_matplotlib
 from .evaluate.robustness import Batches
 from .model import Model, members_of, views_of
 from .predictions import Predictions
@@ -277,7 +277,9 @@ class Bundle:
 
         Raises:
             DataError: the fit had one view only or no held-out rows, or the file cannot be written.
+            RecipeError: matplotlib is not installed.
         """
+        need_matplotlib()
         if not self.card.get("alone"):
             raise DataError("the learning curves", "were not recorded", expected="a fit of several views with held-out rows")
         try:

@@ -47,6 +47,12 @@ class _Estimator(BaseEstimator):
     threads: int | None
     verbose: bool
 
+    def _keep(self, given: dict[str, Any]) -> None:
+        """Every argument of a constructor, its `locals()`, as it was given: scikit-learn asks for no less and no more."""
+        for name, value in given.items():
+            if name != "self":
+                setattr(self, name, value)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
@@ -132,6 +138,8 @@ class _Estimator(BaseEstimator):
 
 
 class _Predictor(_Estimator):
+    preset: str
+
     def __init__(
         self,
         preset: str = "fast",
@@ -151,21 +159,7 @@ class _Predictor(_Estimator):
         threads: int | None = None,
         verbose: bool = False,
     ):
-        self.preset = preset
-        self.fusion = fusion
-        self.columns = columns
-        self.join = join
-        self.group = group
-        self.time_column = time_column
-        self.size = size
-        self.time = time
-        self.settings = settings
-        self.base = base
-        self.store = store
-        self.random_state = random_state
-        self.device = device
-        self.threads = threads
-        self.verbose = verbose
+        self._keep(locals())
 
     def _out(self, X: Any) -> Any:
         """The task and its raw out for each row."""
@@ -309,6 +303,7 @@ class PolyfuseTransformer(TransformerMixin, _Estimator):
         ['size_0', 'size_1', 'colour_blue', 'colour_red', 'size_there']
     """
 
+    task: str | None
     _design: Design | None
 
     def __init__(
@@ -328,19 +323,7 @@ class PolyfuseTransformer(TransformerMixin, _Estimator):
         threads: int | None = None,
         verbose: bool = False,
     ):
-        self.fusion = fusion
-        self.task = task
-        self.columns = columns
-        self.join = join
-        self.size = size
-        self.time = time
-        self.settings = settings
-        self.base = base
-        self.store = store
-        self.random_state = random_state
-        self.device = device
-        self.threads = threads
-        self.verbose = verbose
+        self._keep(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

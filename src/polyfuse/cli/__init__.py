@@ -9,8 +9,7 @@ import polyfuse as pf
 
 from .about import cache, check, info, parts
 from .answer import evaluate, predict, robustness
-from .learn import compare, fit, look
-from .search import search
+from .learn import compare, fit, look, search
 from .shrink import distil
 
 app = typer.Typer(

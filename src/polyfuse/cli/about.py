@@ -1,6 +1,5 @@
 """Commands that show what there is: info, parts, check, cache."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ import typer
 
 import polyfuse as pf
 
-from .options import AsJson, BundleArg, Plugin, load_plugins
+from .options import AsJson, BundleArg, Plugin, load_plugins, show_json
 
 
 def info(
@@ -24,7 +23,7 @@ def info(
     if plot:
         print(f"wrote {made.plot_learning(plot)}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"card": made.card, "recipe": made.recipe}, ensure_ascii=False, indent=1))
+        show_json({"card": made.card, "recipe": made.recipe})
         return
     from polyfuse.card import description
 
@@ -43,7 +42,7 @@ def parts(
 
     found = list_parts(kind)
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        show_json(found)
         return
     for noun, entries in found.items():
         typer.secho(noun, bold=True)
@@ -72,7 +71,7 @@ def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove all entrie
     store = pf.Store()
     entries = store.entries()
     if as_json:
-        print(json.dumps([{**e, "path": str(e["path"])} for e in entries], ensure_ascii=False, indent=1))
+        show_json([{**e, "path": str(e["path"])} for e in entries])
     else:
         for e in entries:
             print(f"{e['key'][:12]}  {size_text(e['bytes']):>10}  {e['cells']:>8} cells  {e['column']}")

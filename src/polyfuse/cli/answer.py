@@ -1,6 +1,5 @@
 """Commands that answer, and say how well: predict, evaluate, robustness."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ import typer
 
 import polyfuse as pf
 
-from .options import AsJson, BundleArg, Outside, Plugin, TableArg, load_plugins
+from .options import AsJson, BundleArg, Outside, Plugin, TableArg, load_plugins, names_of, show, show_json
 
 _RATES = ",".join(f"{rate / 10:g}" for rate in range(10))
 
@@ -37,7 +36,7 @@ def evaluate(bundle: BundleArg, table: TableArg, as_json: AsJson = False, plugin
     load_plugins(plugin)
     found = pf.Bundle.load(bundle).evaluate(table, allow_outside=allow_outside)
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        show_json(found)
         return
     for note in found["notes"]:
         print(f"note: {note}", file=sys.stderr)
@@ -83,7 +82,7 @@ def robustness(
         table,
         against=pf.Bundle.load(against) if against else None,
         rates=rates_of(rates),
-        kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
+        kinds=names_of(kinds),
         views=view or None,
         target=target,
         most=most,
@@ -91,7 +90,7 @@ def robustness(
         allow_outside=allow_outside,
         progress=Progress(quiet),
     )
-    print(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else "\n".join(found.lines()))
+    show(found, as_json)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if out:

@@ -1,6 +1,5 @@
-"""Commands that learn from a table: look, fit, compare."""
+"""Commands that learn from a table: look, fit, compare, search."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,24 +12,28 @@ from .options import (
     AsJson,
     Columns,
     Device,
+    FoldGroup,
     Ignore,
     Join,
     MaxRefused,
     Objectives,
     Outside,
+    Overwrite,
     Plugin,
+    ResultAlone,
     SchemaFile,
+    Seed,
     Setting,
     Size,
+    SplitColumn,
     TableArg,
     Targets,
     Task,
     Threads,
     Weight,
     WindowOption,
-    joins_of,
-    load_plugins,
-    pairs_of,
+    arguments,
+    show,
 )
 
 
@@ -47,18 +50,8 @@ def look(
     out: Annotated[Path, typer.Option(help="Where the schema goes; edit it and give it to `fit --schema`.")] = Path("schema.json"),
 ) -> None:
     """Say what each column is, why, and how sure; write schema.json."""
-    load_plugins(plugin)
-    found = pf.look(
-        table,
-        target or None,
-        columns=pairs_of("--column", column),
-        ignore=ignore or [],
-        join=joins_of(join),
-        window=window,
-        task=task,
-        out=out,
-    )
-    print(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else "\n".join(found.lines()))
+    found = pf.look(**arguments(locals()))
+    show(found, as_json)
     print(f"wrote {out}", file=sys.stderr)
 
 
@@ -80,13 +73,13 @@ def fit(
     window: WindowOption = None,
     group: Annotated[str | None, typer.Option(help="Column whose groups are never split between training and validation.")] = None,
     time_column: Annotated[str | None, typer.Option(help="Column of time: the latest rows are held out.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="Column that says train, val or test.")] = None,
+    split_column: SplitColumn = None,
     weight: Weight = None,
     size: Size = "m",
     time: Annotated[str | None, typer.Option(help="Budget of the whole command: 90s, 10m, 1h30m.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
+    overwrite: Overwrite = False,
     plugin: Plugin = None,
     device: Device = None,
     threads: Threads = None,
@@ -109,42 +102,7 @@ def fit(
 
     Example: polyfuse fit pets.csv --target adopted --out pets.bundle --preset fast
     """
-    load_plugins(plugin)
-    pf.fit(
-        table,
-        target or None,
-        out=out,
-        val=val,
-        preset=preset,
-        fusion=fusion,
-        task=task,
-        schema=schema,
-        recipe=recipe,
-        columns=pairs_of("--column", column),
-        ignore=ignore or [],
-        join=joins_of(join),
-        window=window,
-        group=group,
-        time_column=time_column,
-        split_column=split_column,
-        weight=weight,
-        size=size,
-        time=time,
-        seed=seed,
-        resume=resume,
-        overwrite=overwrite,
-        device=device,
-        threads=threads,
-        quiet=quiet,
-        set=setting or [],
-        max_refused=max_refused,
-        allow_outside=allow_outside,
-        absent=absent,
-        objectives=objective or [],
-        main=main,
-        log_to=log_to,
-        dry_run=dry_run,
-    )
+    pf.fit(**arguments(locals()))
 
 
 def compare(
@@ -170,7 +128,7 @@ def compare(
     task: Task = None,
     main: Annotated[str | None, typer.Option(help="Of several targets the one that is judged by. The first.")] = None,
     objective: Objectives = None,
-    group: Annotated[str | None, typer.Option(help="Column whose groups are never split between folds.")] = None,
+    group: FoldGroup = None,
     time_column: Annotated[str | None, typer.Option(help="Column of time: each block is learned from what lies before it.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says which rows are for the last test: these take no part.")] = None,
     weight: Weight = None,
@@ -181,45 +139,62 @@ def compare(
     max_refused: MaxRefused = 0.1,
     plugin: Plugin = None,
     allow_outside: Outside = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")] = False,
+    quiet: ResultAlone = False,
     as_json: AsJson = False,
 ) -> None:
     """Every view alone and every fusion on the same folds and seeds: a leaderboard, and whether fusing pays.
 
     Example: polyfuse compare pets.csv --target adopted --fusions concat,multiply,transformer --time 20m --out pets.compare
     """
-    load_plugins(plugin)
-    found = pf.compare(
-        table,
-        target or None,
-        fusions=fusions,
-        pairs=pairs,
-        seeds=seeds,
-        folds=folds,
-        time=time,
-        out=out,
-        overwrite=overwrite,
-        encoders=encoders,
-        schema=schema,
-        columns=pairs_of("--column", column),
-        ignore=ignore or [],
-        join=joins_of(join),
-        window=window,
-        task=task,
-        main=main,
-        objectives=objective or [],
-        group=group,
-        time_column=time_column,
-        split_column=split_column,
-        weight=weight,
-        size=size,
-        device=device,
-        threads=threads,
-        quiet=quiet,
-        set=setting or [],
-        max_refused=max_refused,
-        allow_outside=allow_outside,
-    )
-    print(json.dumps(found.to_json(), ensure_ascii=False, indent=1) if as_json else "\n".join(found.lines()))
+    found = pf.compare(**arguments(locals()))
+    show(found, as_json)
+    if out is not None:
+        print(f"wrote {out}", file=sys.stderr)
+
+
+def search(
+    table: TableArg,
+    target: Targets = None,
+    fusion: Annotated[str | None, typer.Option(help="Search a network with this fusion; concat unless named.")] = None,
+    learner: Annotated[str | None, typer.Option(help="Search this learner: boost, linear, tabm ...")] = None,
+    space: Annotated[
+        list[str] | None, typer.Option("--space", help="part.option=low..high, log:low..high or a|b|c. Repeatable; else the usual ones.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="How many, those from before included.")] = 50,
+    folds: Annotated[int | None, typer.Option(help="Folds each trial learns from; 1 = some rows are held out.")] = None,
+    time: Annotated[str | None, typer.Option(help="Budget of the trials: 20m, 2h.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for trials.csv and best.json; to go on, run it again.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another search in --out, or the bundle of --fit.")] = False,
+    fit: Annotated[Path | None, typer.Option("--fit", help="Then fit with the best options and write this bundle.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same trials.")] = 0,
+    schema: SchemaFile = None,
+    column: Columns = None,
+    ignore: Ignore = None,
+    join: Join = None,
+    window: WindowOption = None,
+    task: Task = None,
+    main: Annotated[str | None, typer.Option(help="Of several targets the one that is scored. The first.")] = None,
+    objective: Objectives = None,
+    absent: Annotated[list[str] | None, typer.Option("--absent", help="VIEW or VIEW+VIEW, as in `fit`. Repeatable.")] = None,
+    group: FoldGroup = None,
+    time_column: Annotated[str | None, typer.Option(help="Column of time: rows are scored by what was learned before them.")] = None,
+    split_column: SplitColumn = None,
+    weight: Weight = None,
+    size: Size = "m",
+    device: Device = None,
+    threads: Threads = None,
+    setting: Setting = None,
+    max_refused: MaxRefused = 0.1,
+    plugin: Plugin = None,
+    allow_outside: Outside = False,
+    quiet: ResultAlone = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look for better options of a network or a learner: trial after trial on the same rows, the defaults first.
+
+    Example: polyfuse search pets.csv --target adopted --fusion lowrank --time 20m --out pets.search
+    """
+    found = pf.search(**arguments(locals()))
+    show(found, as_json)
     if out is not None:
         print(f"wrote {out}", file=sys.stderr)

@@ -1,5 +1,7 @@
-"""The options that several commands share, and how their texts are read."""
+"""What several commands share: options, how their texts are read, how a result is shown."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +20,12 @@ WindowOption = Annotated[
 ]
 Task = Annotated[str | None, typer.Option("--task", help="binary, multiclass, multilabel, regression or quantile. Found unless named.")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="The file that `look` wrote.")]
+FoldGroup = Annotated[str | None, typer.Option(help="Column whose groups are never split between folds.")]
+SplitColumn = Annotated[str | None, typer.Option(help="Column that says train, val or test.")]
 Weight = Annotated[str | None, typer.Option(help="Column with each row's weight.")]
 Size = Annotated[str, typer.Option(help="s, m or l: width, and with it speed and memory.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same weights.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default the fastest there is.")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads.", min=1)]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="part.option=value, e.g. photo.encoder=image-resnet. Repeatable.")]
@@ -27,6 +33,7 @@ Objectives = Annotated[list[str] | None, typer.Option("--objective", help="NAME=
 MaxRefused = Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)]
 Plugin = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file with parts of your own. Repeatable.")]
 Outside = Annotated[bool, typer.Option("--allow-outside", help="Also read media outside the table's folder.")]
+ResultAlone = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -53,3 +60,30 @@ def joins_of(texts: list[str] | None) -> dict[str, Any]:
             raise pf.RecipeError(f"--join '{name}={value}'", "names no columns", expected="--join NAME=MODALITY:c1,margin*")
         joins[name] = (modality, [s for s in sources.split(",") if s])
     return joins
+
+
+def names_of(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+# what the API calls an option where it is not the same, and how an option's text is read
+_NAMES = {"table": "rows", "bundle": "teacher", "column": "columns", "objective": "objectives", "setting": "set", "fit": "fit_to"}
+_READ: dict[str, Callable[[Any], Any]] = {"column": lambda texts: pairs_of("--column", texts), "join": joins_of, "views": names_of}
+
+
+def arguments(said: dict[str, Any]) -> dict[str, Any]:
+    """What a command was told, its `locals()`, as the function of the same name takes it; plugins are loaded first."""
+    load_plugins(said["plugin"])
+    return {_NAMES.get(k, k): _READ[k](v) if k in _READ else v for k, v in said.items() if k not in ("plugin", "as_json")}
+
+
+def show(found: Any, as_json: bool) -> None:
+    """A result, as what its `to_json` or its `lines` make of it."""
+    if as_json:
+        show_json(found.to_json())
+    else:
+        print("\n".join(found.lines()))
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))

@@ -1,6 +1,5 @@
 """Commands that make a bundle smaller: distil."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,21 @@ import typer
 
 import polyfuse as pf
 
-from .options import AsJson, BundleArg, Device, MaxRefused, Outside, Plugin, Setting, TableArg, Threads, load_plugins
+from .options import (
+    AsJson,
+    BundleArg,
+    Device,
+    MaxRefused,
+    Outside,
+    Overwrite,
+    Plugin,
+    Seed,
+    Setting,
+    TableArg,
+    Threads,
+    arguments,
+    show_json,
+)
 
 
 def distil(
@@ -26,9 +39,9 @@ def distil(
     time: Annotated[str | None, typer.Option(help="Budget of the whole command: 90s, 10m.")] = None,
     temperature: Annotated[float, typer.Option(help="Of a network: how far the teacher's probabilities are evened out.")] = 2.0,
     trust: Annotated[float, typer.Option(help="Share of the teacher in the loss of a row with a label of its own.", min=0, max=1)] = 0.7,
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    seed: Seed = 0,
     setting: Setting = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
+    overwrite: Overwrite = False,
     device: Device = None,
     threads: Threads = None,
     max_refused: MaxRefused = 0.1,
@@ -41,32 +54,10 @@ def distil(
 
     Example: polyfuse distil pets.bundle pets.csv --to net --test test.csv --out small.bundle
     """
-    load_plugins(plugin)
-    student = pf.distil(
-        bundle,
-        table,
-        to=to,
-        out=out,
-        views=None if views is None else [v.strip() for v in views.split(",") if v.strip()],
-        val=val,
-        test=test,
-        fusion=fusion,
-        size=size,
-        time=time,
-        temperature=temperature,
-        trust=trust,
-        seed=seed,
-        set=setting or [],
-        overwrite=overwrite,
-        device=device,
-        threads=threads,
-        max_refused=max_refused,
-        allow_outside=allow_outside,
-        quiet=quiet,
-    )
+    student = pf.distil(**arguments(locals()))
     found = student.card["distilled"]
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        show_json(found)
     else:
         from polyfuse.compress import lines
 

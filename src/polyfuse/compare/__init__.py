@@ -1,8 +1,6 @@
 """compare: every view alone and every fusion on the same folds, seeds, encoders and budget; a leaderboard and a verdict."""
 
-import json
 import os
-import shutil
 import time as clock
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from ..fit import alone, fingerprint, scratch_folder, seconds
 from ..ready import Ready, Run, find_schema, first_of, make_ready
 from ..recipe import parse_objectives, parse_settings, resolve
 from . import runs
+from .claim import claim
 from .match import Match
 from .plan import BASELINE, Method, every, methods_of
 from .standing import Comparison, Place, Standing
@@ -74,8 +73,8 @@ def compare(
         folds: of each cut.
         time: budget of the whole call, seconds or "20m". Where it cannot carry every method to the end, the worse half is
             left behind again and again (successive halving), the single views and `concat` never.
-        out: folder for leaderboard.csv, comparison.json, comparison.png and the runs. The same call goes on where a killed one
-            stopped, and a later one with more fusions or seeds runs only what is new.
+        out: folder for leaderboard.csv, comparison.json, comparison.png (with matplotlib) and the runs. The same call goes on where
+            a killed one stopped, and a later one with more fusions or seeds runs only what is new.
         encoders: "own", each method trains its encoders with its fusion, end to end; "shared", in each fold the encoders are
             those of the views' single models, run once and stored, and only the fusions train: many times faster, but what
             shows only when views meet (does this sound belong to that picture?) such encoders never learned, and of their
@@ -135,7 +134,7 @@ def compare(
             bench.bundle(method, next(iter(cut.values())), 0)  # a fault shows before hours of training
         place = Path(out) if out is not None else folder / "comparison"
         mark = fingerprint({**ready.run.recipe, "encoders": encoders}, table, None) + f"-{folds}"
-        _claim(place, mark, overwrite)
+        claim(place, "compare", mark, overwrite, another="a comparison of another table or with other options", old=("runs",))
         match = Match(bench, [*references, *wanted], cut, split, place, encoders, progress, started, budget_s, notes)
         match.go()
         result = match.result()
@@ -239,32 +238,3 @@ def _possible(bench: runs.Bench, wanted: list[Method], fold: Fold, progress: Pro
             progress.say(f"note: left out: {error}", "yellow")
     # of all, the baseline and the small ones come first: they are there when the time is short
     return [m for _, m in (kept if strict else sorted(kept, key=lambda k: (k[1].name != BASELINE, k[0])))]
-
-
-def _claim(folder: Path, mark: str, overwrite: bool) -> None:
-    """The folder belongs to this comparison: the same table, options and folds."""
-    file = folder / "compare.json"
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"--out '{folder}'", "is a file", fix="choose another folder")
-    if file.is_file():
-        try:
-            old = json.loads(file.read_text("utf-8")).get("fingerprint")
-        except (OSError, ValueError, AttributeError):
-            old = None
-        if old != mark:
-            if not overwrite:
-                raise RecipeError(
-                    f"--out '{folder}'",
-                    "holds a comparison of another table or with other options",
-                    fix="choose another, or give --overwrite",
-                )
-            shutil.rmtree(folder / "runs", ignore_errors=True)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise RecipeError(f"--out '{folder}'", "holds other things", fix="choose a new folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".compare.{os.getpid()}"
-        temporary.write_text(json.dumps({"fingerprint": mark}), "utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        raise RecipeError(f"--out '{folder}'", f"cannot be written ({error.strerror})", fix="choose another") from None

@@ -16,7 +16,7 @@ from ..core.intervals import bootstrap, once, ratio
 from ..data import Fold
 from ..evaluate.metrics import affordable, figures
 from ..evaluate.paired import Paired, corrected_t, holm
-from ..evaluate.picture import draw_comparison
+from ..evaluate.picture import draw_beside, draw_comparison
 from .plan import BASELINE, Method
 from .runs import Result
 
@@ -144,7 +144,7 @@ class Comparison:
         return flat
 
     def write(self, folder: str | Path) -> Path:
-        """leaderboard.csv, comparison.json, comparison.png."""
+        """leaderboard.csv, comparison.json and, with matplotlib, comparison.png."""
         folder = Path(folder)
         rows = self.table()
         names = list(dict.fromkeys(k for row in rows for k in row))
@@ -155,7 +155,7 @@ class Comparison:
                 writer.writeheader()
                 writer.writerows(rows)
             (folder / "comparison.json").write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n", "utf-8")
-            draw_comparison(self, folder / "comparison.png")
+            draw_beside(draw_comparison, self, folder / "comparison.png")
         except OSError as error:
             raise DataError(f"folder '{folder}'", f"cannot be written ({error.strerror})", fix="choose another") from None
         return folder

@@ -165,6 +165,7 @@ class Encoder(nn.Module):
         frozen: `features` has nothing that trains, so its output may be computed once and stored.
         most_tokens: the largest N it can give, for export and for a fusion's cost.
         layout: what its features are, where they are not simply numbers that are all there; else None.
+        columnar: each feature has a meaning of its own, as a table's columns have: trees, which look at one at a time, do well.
         deep: whether `features` is to give earlier layers too; the model sets it where the fusion asks for them.
         depth_widths: their widths F_i, shallow to deep; () where there are none.
 
@@ -180,6 +181,7 @@ class Encoder(nn.Module):
     frozen: bool = False
     most_tokens: int = 1
     layout: Layout | None = None
+    columnar: bool = False
     deep: bool = False
     depth_widths: tuple[int, ...] = ()
 

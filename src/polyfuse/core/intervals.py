@@ -14,11 +14,14 @@ Figure = Callable[[np.ndarray], np.ndarray]
 _CHUNK = 200_000  # counts held at once: a few megabytes with what a metric makes of them
 
 
-def bootstrap(figure: Figure, rows: int, draws: int = 1000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of a figure over rows drawn with replacement.
+def bootstrap(
+    figure: Figure, rows: int, draws: int = 1000, seed: int = 0, level: float = 0.95, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """The percentile interval of a figure over rows, or whole groups of rows, drawn with replacement.
 
     Source: Efron 1979, "Bootstrap Methods: Another Look at the Jackknife"; the percentile interval of Efron and
-    Tibshirani 1993, section 13.3. Draws in which the figure is not defined are left out.
+    Tibshirani 1993, section 13.3. Draws in which the figure is not defined are left out. Rows of one group (a patient, a day) go
+    wrong together: drawn one by one they would make the interval too narrow (Davison and Hinkley 1997, section 3.8).
 
     Args:
         figure: counts [K, rows] -> [K].
@@ -26,6 +29,7 @@ def bootstrap(figure: Figure, rows: int, draws: int = 1000, seed: int = 0, level
         draws: how many samples of L rows.
         seed: of the draws; two figures with the same seed see the same draws, so their difference is paired.
         level: share of the draws inside the interval.
+        groups: [L] which rows belong together, or None.
     Cost:
         `draws` * L counts, at most two million at a time.
     Example:
@@ -36,11 +40,14 @@ def bootstrap(figure: Figure, rows: int, draws: int = 1000, seed: int = 0, level
     if rows == 0 or draws == 0:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
+    member = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = rows if member is None else int(member.max()) + 1
     figures = []
     for at in range(0, draws, step := max(1, _CHUNK // rows)):
         size = min(step, draws - at)
-        drawn = rng.integers(rows, size=(size, rows)) + np.arange(size)[:, None] * rows
-        figures.append(figure(np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)))
+        drawn = rng.integers(units, size=(size, units)) + np.arange(size)[:, None] * units
+        counts = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
+        figures.append(figure(counts if member is None else counts[:, member]))
     found = np.concatenate(figures)
     found = found[np.isfinite(found)]
     if not len(found):

@@ -13,7 +13,9 @@ _FEWEST_DRAWS = 200  # enough for the ends of a 95 % interval to a tenth of its 
 _COUNTS = 20_000_000  # draws times rows in one interval; a large table gets fewer draws
 
 
-def evaluate(task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: int = 0, only: str = "") -> dict[str, dict[str, float]]:
+def evaluate(
+    task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: int = 0, only: str = "", groups: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
     """Every metric of a task with its 95 % interval.
 
     Args:
@@ -22,6 +24,7 @@ def evaluate(task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: 
         truth: the labels of these rows.
         draws: of the bootstrap, on many rows at most 20 million / rows; 0 gives the values alone.
         only: the name of one metric; the others, and their draws, are spared.
+        groups: of these rows, which belong together and are drawn together.
     Returns:
         {metric: {"value", "low", "high"}}; a metric that is not defined on these rows is left out, and so is an
         interval that is not.
@@ -34,7 +37,7 @@ def evaluate(task: Task, out: Tensor, truth: Cells, *, draws: int = 1000, seed: 
     for name, figure in figures(task, out, truth).items():
         value = once(figure, rows) if only in ("", name) else np.nan
         if np.isfinite(value):
-            low, high = bootstrap(figure, rows, affordable(task, draws, rows), seed)
+            low, high = bootstrap(figure, rows, affordable(task, draws, rows), seed, groups=groups)
             found[name] = {"value": value} | ({"low": low, "high": high} if np.isfinite(low) else {})
     return found
 
@@ -49,7 +52,9 @@ def naive(task: Task, truth: Cells) -> dict[str, float]:
     return task.scores(task.constant(truth.size), truth)  # type: ignore[operator]
 
 
-def difference(task: Task, first: Tensor, second: Tensor, truth: Cells, *, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
+def difference(
+    task: Task, first: Tensor, second: Tensor, truth: Cells, *, draws: int = 1000, seed: int = 0, groups: np.ndarray | None = None
+) -> dict[str, Any]:
     """How much better `first` is than `second` by the task's main metric, on the same rows and the same draws.
 
     Source: the paired bootstrap of Efron and Tibshirani 1993, section 16.4 (a percentile interval here).
@@ -63,7 +68,7 @@ def difference(task: Task, first: Tensor, second: Tensor, truth: Cells, *, draws
     def gain(counts: np.ndarray) -> np.ndarray:
         return sign * (ours(counts) - theirs(counts))
 
-    low, high = bootstrap(gain, rows, affordable(task, draws, rows), seed)
+    low, high = bootstrap(gain, rows, affordable(task, draws, rows), seed, groups=groups)
     return {"metric": task.metric, "value": once(gain, rows), "low": low, "high": high}
 
 

@@ -1,9 +1,14 @@
 """Pictures: curves of robustness, a panel a kind and a line a view; of learning, a line a view; a comparison, a row a method."""
 
+import logging
 import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..core import RecipeError
 
 if TYPE_CHECKING:
     from .robustness import Curve, Robustness
@@ -22,6 +27,27 @@ _TITLES = {
     "noise": ("Cells noisy", "level of noise"),
     "swap": ("Cells of another row", "share of cells"),
 }
+_ABSENT = "needs matplotlib, which is not installed"
+_FIX = 'pip install "polyfuse[plot]"'
+log = logging.getLogger("polyfuse")
+
+
+def need_matplotlib() -> None:
+    """
+    Raises:
+        RecipeError: it is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise RecipeError("a picture", _ABSENT, fix=_FIX)
+
+
+def draw_beside(drawing: Callable[[Any, Path], None], found: Any, path: Path) -> None:
+    """A picture that goes with tables: without matplotlib these stand alone, and a warning says what would draw it."""
+    if find_spec("matplotlib") is not None:
+        drawing(found, path)
+        return
+    path.unlink(missing_ok=True)  # one of an earlier run would show other figures than the tables
+    log.warning("%s was not drawn: it %s; %s", path.name, _ABSENT, _FIX)
 
 
 def draw(found: "Robustness", path: Path) -> None:

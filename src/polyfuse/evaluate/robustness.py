@@ -17,7 +17,7 @@ from ..core.progress import Bar, Progress
 from ..data import Dataset
 from ..model import Model
 from .metrics import evaluate, naive
-from .picture import draw
+from .picture import draw, draw_beside
 
 KINDS = ("missing", "noise", "swap")
 RATES = tuple(step / 10 for step in range(10))
@@ -123,7 +123,7 @@ class Robustness:
         }
 
     def write(self, folder: str | Path) -> Path:
-        """Write curves.csv, robustness.json and robustness.png into a folder, which is made where it is not."""
+        """Write curves.csv, robustness.json and, with matplotlib, robustness.png into a folder, which is made where it is not."""
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ class Robustness:
                 writer.writerow(["kind", "views", "rate", "value", "low", "high"])
                 writer.writerows([c.kind, c.name, *p.values()] for c in self.curves for p in c.points)
             (folder / "robustness.json").write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-            draw(self, folder / "robustness.png")
+            draw_beside(draw, self, folder / "robustness.png")
         except OSError as error:
             raise DataError(f"folder '{folder}'", f"cannot be written ({error.strerror})", fix="choose another") from None
         return folder

@@ -1,13 +1,14 @@
 """Gradient boosting of trees, as scikit-learn has it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..core import Inputs, Task, learners
-from .design import Design, targets_of
+from .design import targets_of
+from .needs import need
 from .scores import Scored, held_out
 from .trees import Bins, Forest
 
@@ -24,15 +25,16 @@ class Boosted(Scored):
     The rounds are chosen by the log loss or squared error of held-out rows, so that probabilities are honest; a small table
     is then learned once more with these too.
 
+    Class attributes:
+        packages: that have to be installed.
     Args:
-        rounds: most rounds of boosting; fewer where there are many classes.
-        rate: what share of each tree counts.
-        leaves: of a tree, at most.
-        most_features: how many features are learned from: those that tell most of the target by themselves.
-        most_trees: most trees of all classes together. With fewer rounds than `rounds` each counts for more.
-        refit: a table of up to so many rows is learned twice, the second time with the held-out rows.
+        Those of `Boost`, of which a subclass may have other defaults.
+    Raises:
+        RecipeError: a package is missing.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ()
+    standardise = False
     columns: Tensor
 
     def __init__(
@@ -47,31 +49,20 @@ class Boosted(Scored):
         most_trees: int = 2000,
         refit: int = 5000,
     ):
+        need(self.name, "boost", *self.packages)
         super().__init__(task, inputs)
         self.rounds, self.rate, self.leaves = rounds, rate, leaves
         self.most_features, self.most_trees, self.refit = most_features, most_trees, refit
-        self.design = Design(inputs, standardise=False)
         self.register_buffer("columns", torch.zeros(0, dtype=torch.long))  # of the design's
         self.clear()
 
     @classmethod
     def cost(cls, rows: int, features: int, outputs: int) -> float:
-        """Seconds that `fit` may take, on one core and with the options as they are by default."""
-        trees = min(300 * outputs, 2000) if outputs > 2 else 300
+        """Seconds that `fit` takes about, on one core and with the options as they are by default: most end before half the rounds."""
+        trees = min(120 * outputs, 2000) if outputs > 2 else 120
         return trees * min(features, 300) * (8e-9 * rows + 3e-6)
 
-    def fit(
-        self,
-        x: np.ndarray,
-        there: np.ndarray,
-        y: np.ndarray,
-        weight: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        rows, y, weight, groups = self.begin(y, weight, groups)
-        z = self.design.fit_transform(x[rows], there[rows], y, seed)
+    def learn(self, z: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         columns = most_telling(z, y, weight, self.most_features)
         self.columns = torch.from_numpy(columns)
         self.clear()
@@ -80,16 +71,16 @@ class Boosted(Scored):
         z = self.prepare(z[:, columns], seed)
         if self.kind == "classes":
             if len(self.known) > 1:
-                self._learn(z, y, weight, groups, len(self.known), list(range(len(self.known))), seed)
+                self._add(z, y, weight, groups, len(self.known), list(range(len(self.known))), seed)
             return
         for output, answers in enumerate(y.T):
             real = np.flatnonzero(np.isfinite(answers))
             if len(np.unique(answers[real])) > 1:
                 two = 2 * (self.kind == "labels")
                 mine = None if groups is None else groups[real]
-                self._learn(z[real], answers[real].astype(np.int64 if two else np.float64), weight[real], mine, two, [output], seed)
+                self._add(z[real], answers[real].astype(np.int64 if two else np.float64), weight[real], mine, two, [output], seed)
 
-    def _learn(
+    def _add(
         self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, classes: int, outputs: list[int], seed: int
     ) -> None:
         """One model, whose scores are added to those of `outputs`."""

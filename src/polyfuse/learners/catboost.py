@@ -2,12 +2,13 @@
 
 import math
 import tempfile
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core import Inputs, Task, learners
+from ..core import learners
 from .boost import PATIENCE
 from .library import Library
 from .needs import missing
@@ -26,12 +27,8 @@ class CatBoost(Library):
     the target in `Design`, not in the library.
 
     Args:
-        rounds: most rounds of boosting; fewer where there are many classes.
-        rate: what share of each tree counts.
         leaves: of a tree, at most; rounded to a power of two.
-        most_features: how many features are learned from: those that tell most of the target by themselves.
-        most_trees: most trees of all classes together. With fewer rounds than `rounds` each counts for more.
-        refit: a table of up to so many rows is learned twice, the second time with the held-out rows.
+        rounds, rate, most_features, most_trees, refit: as of `boost`.
     Shapes:
         x [B, F], there [B, G] -> out [B, C] or [B, K]
     Raises:
@@ -40,23 +37,9 @@ class CatBoost(Library):
         rows * features * trees to learn.
     """
 
-    package = "catboost"
-    exempt = missing(package)
-
-    def __init__(
-        self,
-        task: Task,
-        inputs: Inputs,
-        *,
-        rounds: int = 500,
-        rate: float = 0.1,
-        leaves: int = 64,
-        most_features: int = 300,
-        most_trees: int = 5000,
-        refit: int = 5000,
-    ):
-        bounds = {"most_features": most_features, "most_trees": most_trees, "refit": refit}
-        super().__init__(task, inputs, rounds=rounds, rate=rate, leaves=leaves, **bounds)
+    packages = ("catboost",)
+    exempt = missing(*packages)
+    __init__ = partialmethod(Library.__init__, rounds=500, leaves=64, most_trees=5000)
 
     def prepare(self, z: np.ndarray, seed: int) -> np.ndarray:
         return np.nan_to_num(z, nan=_LOWEST)

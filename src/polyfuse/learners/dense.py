@@ -17,7 +17,7 @@ _PULL = 1e-6  # of the squared coefficients: of attributes that are alike one is
 class Dense(Scored):
     """A learner on the matrix of `Design`, whose scores become answers by a link that is fitted on held-out rows.
 
-    A subclass has `learn`, which leaves what it needs in buffers and sets `link`, and `score`. It is asked only for `active`
+    A subclass has `learn_active`, which leaves what it needs in buffers and sets `link`, and `score`. It is asked only for `active`
     outputs: the classes that rows were seen of, the labels that some rows have and some have not, the numbers that vary. The
     others are answered by their share or mean; so is everything where there are fewer than 6 rows or no features.
     """
@@ -27,11 +27,10 @@ class Dense(Scored):
 
     def __init__(self, task: Task, inputs: Inputs):
         super().__init__(task, inputs)
-        self.design = Design(inputs)
         self.register_buffer("active", torch.zeros(0, dtype=torch.long))  # [S] places in `known`
         self.register_buffer("link", torch.zeros(0, 2))  # see `linked`
 
-    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
+    def learn_active(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         """Learn the active outputs from z [L, D] and y: int64 [L] of S classes, or bool or float64 [L, S]."""
         raise NotImplementedError
 
@@ -39,22 +38,11 @@ class Dense(Scored):
         """z [B, D] -> [B, S], of which the link makes answers."""
         raise NotImplementedError
 
-    def fit(
-        self,
-        x: np.ndarray,
-        there: np.ndarray,
-        y: np.ndarray,
-        weight: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        rows, y, weight, groups = self.begin(y, weight, groups)
-        z = self.design.fit_transform(x[rows], there[rows], y, seed)
+    def learn(self, z: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         active = _active(y) if len(y) >= _FEWEST and z.shape[1] else np.zeros(0, np.int64)
         self.active = torch.from_numpy(active)
         if len(active):
-            self.learn(z, y if y.ndim == 1 else y[:, active], weight, groups, seed)
+            self.learn_active(z, y if y.ndim == 1 else y[:, active], weight, groups, seed)
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
         scores = self.start.expand(len(x), -1)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..core import Fusion, Inputs, RecipeError, Task, Tokens, fusions, learners
 from ..core.layers import Mlp
 from .descent import Network, descend, duration, seeded
-from .design import Design
 from .scores import tensors
 
 _PATIENCE = 6
@@ -66,7 +65,6 @@ class Fused(Network):
             raise RecipeError("learner 'fused'", f"cannot use '{fusion}', which fuses at {level} level", expected="one of representations")
         self.fusion, self.options = fusion, options or {}
         self.width, self.hidden, self.drop, self.epochs, self.rate = width, hidden, drop, epochs, rate
-        self.design = Design(inputs)
         self.register_buffer("sizes", torch.zeros(len(inputs.views), dtype=torch.long))  # columns of each view
         self.register_buffer("temperature", torch.ones(()))
 
@@ -85,27 +83,16 @@ class Fused(Network):
             self._build(state_dict[prefix + "sizes"], len(state_dict[prefix + "start"]))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def fit(
-        self,
-        x: np.ndarray,
-        there: np.ndarray,
-        y: np.ndarray,
-        weight: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        rows, y, weight, groups = self.begin(y, weight, groups)
+    def learn(self, z: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         self.net = None
         self.temperature = torch.ones(())
-        z = self.design.fit_transform(x[rows], there[rows], y, seed)
         self.sizes = torch.bincount(self.design.view, minlength=len(self.inputs.views))
         if not self.varies.any():
             self.sizes = torch.zeros_like(self.sizes)
         with seeded(seed):
             self._build(self.sizes, len(self.start))
             if self.net is not None:
-                self._train(self.net, torch.from_numpy(z), self._present(torch.from_numpy(there[rows])), y, weight, groups, seed)
+                self._train(self.net, torch.from_numpy(z), self._present(torch.from_numpy(there)), y, weight, groups, seed)
 
     def _train(
         self, net: nn.Module, z: Tensor, present: Tensor, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int

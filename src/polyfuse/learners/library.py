@@ -1,33 +1,20 @@
 """Boosting by a library of its own, which is needed to answer too."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Inputs, Task
 from .boost import Boosted
-from .needs import need
 
 
 class Library(Boosted):
-    """Boosting whose models are kept in their library's own text format, as bytes in a buffer.
+    """Boosting whose models are kept in their library's own text format, as bytes in a buffer."""
 
-    Class attributes:
-        package: that has to be installed.
-    Raises:
-        RecipeError: it is not.
-    """
-
-    package: ClassVar[str] = ""
     text: Tensor
     ends: Tensor
     targets: Tensor
-
-    def __init__(self, task: Task, inputs: Inputs, **options: Any):
-        need(self.name, "boost", self.package)
-        super().__init__(task, inputs, **options)
 
     def said(self, model: Any, rounds: int) -> bytes:
         """The model as text, with the first `rounds` rounds."""

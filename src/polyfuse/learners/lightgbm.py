@@ -1,10 +1,11 @@
 """Gradient boosting of trees, as LightGBM has it."""
 
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
 
-from ..core import Inputs, Task, learners
+from ..core import learners
 from .boost import PATIENCE
 from .library import Library
 from .needs import missing
@@ -19,12 +20,7 @@ class LightGbm(Library):
     Source: Ke et al. 2017, "LightGBM: A Highly Efficient Gradient Boosting Decision Tree".
 
     Args:
-        rounds: most rounds of boosting; fewer where there are many classes.
-        rate: what share of each tree counts.
-        leaves: of a tree, at most.
-        most_features: how many features are learned from: those that tell most of the target by themselves.
-        most_trees: most trees of all classes together. With fewer rounds than `rounds` each counts for more.
-        refit: a table of up to so many rows is learned twice, the second time with the held-out rows.
+        rounds, rate, leaves, most_features, most_trees, refit: as of `boost`.
     Shapes:
         x [B, F], there [B, G] -> out [B, C] or [B, K]
     Raises:
@@ -33,23 +29,9 @@ class LightGbm(Library):
         rows * features * trees to learn.
     """
 
-    package = "lightgbm"
-    exempt = missing(package)
-
-    def __init__(
-        self,
-        task: Task,
-        inputs: Inputs,
-        *,
-        rounds: int = 300,
-        rate: float = 0.1,
-        leaves: int = 15,
-        most_features: int = 1000,
-        most_trees: int = 10_000,
-        refit: int = 5000,
-    ):
-        bounds = {"most_features": most_features, "most_trees": most_trees, "refit": refit}
-        super().__init__(task, inputs, rounds=rounds, rate=rate, leaves=leaves, **bounds)
+    packages = ("lightgbm",)
+    exempt = missing(*packages)
+    __init__ = partialmethod(Library.__init__, most_features=1000, most_trees=10_000)
 
     def grow(self, z: Any, y: Any, weight: Any, held: Any, classes: int, rounds: int, rate: float, seed: int) -> tuple[Any, int]:
         import lightgbm

@@ -12,13 +12,14 @@ from .dense import Dense, fit_link, sized
 from .scores import held_out, tensors
 
 SOLVERS = ("auto", "logistic", "ridge")
-_STEPS = 400.0  # products for each entry of the matrix and each class in logistic regression, all strengths and steps together
+_STEPS = 200.0  # products for each entry of the matrix and each class in logistic regression, all strengths and steps together
 _TRIES = 4.0  # strengths that ridge regression tries
 _SPEED = 6e9  # products a second
-_DEAR = 1e11  # products of logistic regression beyond which ridge regression takes its place
+_DEAR = 5e10  # products of logistic regression beyond which ridge regression takes its place
 _WEAKER = 4.0  # from one strength to the next
 _STRENGTHS = 12  # most that are tried
 _HELD = 0.2  # share of the rows on which logistic regression chooses its strength
+_NEAR, _CLOSE = 3e-5, 1e-5  # share by which every step must lower the loss: while the strength is sought, and then
 _ENOUGH = 1e-3  # a weaker strength must cost this share less, or the search ends
 _ALMOST = 1 + 1e-6  # for rows that alone decide their answer
 Found = tuple[np.ndarray, np.ndarray, Tensor]  # weights [D, S], bias [S], link
@@ -67,7 +68,7 @@ class Linear(Dense):
         logistic, ridge = _work(rows, features, outputs)
         return 0.3 + (logistic if logistic < _DEAR else ridge) / _SPEED
 
-    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
+    def learn_active(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         logistic, _ = _work(len(z), z.shape[1], len(self.active))
         by_ridge = self.kind == "numbers" or self.solver == "ridge" or (self.solver == "auto" and logistic > _DEAR)
         sizes = sized(self.design, z, 0.5)  # half way between the two that others choose from
@@ -112,7 +113,7 @@ class Linear(Dense):
         coefficients, best, strength = np.zeros((z.shape[1] + 1, len(start))), np.inf, 1.0
         coefficients[-1] = start
         for _ in range(_STRENGTHS):
-            coefficients = inner(strength, coefficients)
+            coefficients = inner(strength, coefficients, _NEAR)
             scores = z[held] @ coefficients[:-1] + coefficients[-1]
             link, costs = fit_link(self.kind, scores, y[held], weight[held], start)
             if costs.mean() > best - _ENOUGH * max(best, 0.5):
@@ -194,12 +195,11 @@ class _Descent:
     """
 
     def __init__(self, kind: str, z: np.ndarray, y: np.ndarray, weight: np.ndarray, gram: np.ndarray):
-        self.kind, self.gram, self.z = kind, gram, torch.from_numpy(z)
-        hot = y[:, None] == np.arange(y.max() + 1) if y.ndim == 1 else y
-        self.hot = torch.from_numpy(hot.astype(np.float32))
-        self.share = torch.from_numpy((weight / weight.sum()).astype(np.float32))[:, None]
+        self.kind, self.gram, self.z = kind, gram, z
+        self.hot = (y[:, None] == np.arange(y.max() + 1) if y.ndim == 1 else y).astype(np.float32)
+        self.share = (weight / weight.sum()).astype(np.float32)[:, None]
 
-    def __call__(self, strength: float, start: np.ndarray) -> np.ndarray:
+    def __call__(self, strength: float, start: np.ndarray, close: float = _CLOSE) -> np.ndarray:
         from scipy.linalg import cholesky, solve_triangular
         from scipy.optimize import minimize
 
@@ -213,17 +213,20 @@ class _Descent:
             return loss + 0.5 * strength * float((weights**2).sum()), np.concatenate([slope, sides[None]]).ravel()
 
         v = np.concatenate([root @ start[:-1], start[-1:]])
-        done = minimize(cost, v.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-6, "gtol": 1e-5})
+        done = minimize(cost, v.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": close, "gtol": 1e-5})
         v = done.x.reshape(start.shape)
         return np.concatenate([solve_triangular(root, v[:-1], check_finite=False), v[-1:]])
 
     def loss(self, weights: np.ndarray, bias: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """The mean loss and its slopes along the weights and biases."""
-        scores = self.z @ torch.from_numpy(weights.astype(np.float32)) + torch.from_numpy(bias.astype(np.float32))
+        # numpy's product with a matrix of few columns is three times as fast as torch's
+        scores = torch.from_numpy(self.z @ weights.astype(np.float32) + bias.astype(np.float32))
+        hot, share = torch.from_numpy(self.hot), torch.from_numpy(self.share)
         if self.kind == "classes":
             logs = scores.log_softmax(1)
-            losses, error = -logs * self.hot, logs.exp_() - self.hot
+            losses, error = -logs * hot, logs.exp_() - hot
         else:
-            losses, error = F.softplus(scores) - scores * self.hot, scores.sigmoid() - self.hot
-        error = error * self.share
-        return float((losses * self.share).sum(dtype=torch.float64)), (self.z.T @ error).double().numpy(), error.sum(0).double().numpy()
+            losses, error = F.softplus(scores) - scores * hot, scores.sigmoid() - hot
+        error = error * share
+        slope = (self.z.T @ error.numpy()).astype(np.float64)
+        return float((losses * share).sum(dtype=torch.float64)), slope, error.sum(0).double().numpy()

@@ -63,7 +63,7 @@ class Neighbours(Dense):
     def cost(cls, rows: int, features: int, outputs: int) -> float:
         return 0.1 + 6e-10 * min(rows, _ASKED) * rows * features
 
-    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
+    def learn_active(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         kept = sampled(y, self.most, seed)
         z, y, weight = z[kept], y[kept], weight[kept]
         group = torch.arange(len(z)) if groups is None else torch.from_numpy(groups[kept])

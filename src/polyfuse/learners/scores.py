@@ -1,6 +1,6 @@
 """What learners share that give each class, label or number a score: which rows teach, and how scores become answers."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -8,35 +8,66 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import Inputs, Learner, Task
+from .design import Design
 
 _UNSEEN = 0.5  # rows that a class without any counts as
+_SHARED = 10  # rows that have the least or the greatest number from which that is a bound (a cap, a grade, nothing sold)
 
 
 class Scored(Learner):
     """A learner that scores every class that training rows have, every label or every number.
 
-    `softmax` or `sigmoid` of the scores are probabilities. A class that no training row has counts as half a row.
+    `softmax` or `sigmoid` of the scores are probabilities. A class that no training row has counts as half a row. Numbers end
+    where those of the training rows end, if several rows share that end.
 
+    A subclass has `learn`, which `fit` calls with the rows that teach.
+
+    Class attributes:
+        standardise: as `Design` has it.
     Args:
         task, inputs: as of every `Learner`.
     Attributes:
+        design: makes one matrix of the features.
         known: [K] the classes that training rows have; the labels or numbers, all of them.
         start: [K] the scores of an answer that looks at no feature.
+        bounds: [2, K] the least and the greatest that a number can be.
     """
 
+    standardise: ClassVar[bool] = True
     known: Tensor
     start: Tensor
+    bounds: Tensor
     unseen: Tensor
 
     def __init__(self, task: Task, inputs: Inputs):
         super().__init__(task, inputs)
+        self.design = Design(inputs, standardise=self.standardise)
         self.register_buffer("known", torch.zeros(0, dtype=torch.long))
         self.register_buffer("start", torch.zeros(0))
+        self.register_buffer("bounds", torch.zeros(2, 0))
         self.register_buffer("unseen", torch.zeros(()))  # probability of each class that is not known
 
     @property
     def kind(self) -> str:
         return self.task.learned_as
+
+    def fit(
+        self,
+        x: np.ndarray,
+        there: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        rows, y, weight, groups = self.begin(y, weight, groups)
+        there = there[rows]
+        self.learn(self.design.fit_transform(x[rows], there, y, seed), there, y, weight, groups, seed)
+
+    def learn(self, z: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
+        """Learn from the rows that teach: z [R, D] as `design` has them, there [R, G], the others as of `begin`."""
+        raise NotImplementedError
 
     def begin(
         self, y: np.ndarray, weight: np.ndarray | None, groups: np.ndarray | None
@@ -61,12 +92,15 @@ class Scored(Learner):
         else:
             there = np.isfinite(y) * w[:, None]
             known, start = np.arange(y.shape[1]), (there * np.nan_to_num(y)).sum(0) / there.sum(0).clip(min=1e-12)
+            self.bounds = torch.tensor([_end(-y), _end(y)]).float() * torch.tensor([[-1.0], [1.0]])
         self.known, self.start = torch.from_numpy(known), torch.from_numpy(start).float()
         return rows, y, w, groups[rows] if groups is not None and np.ptp(groups[rows]) else None
 
     def chances(self, scores: Tensor) -> Tensor:
-        """[..., K] to probabilities; numbers stay as they are."""
-        return scores.softmax(-1) if self.kind == "classes" else scores.sigmoid() if self.kind == "labels" else scores
+        """[..., K] to probabilities; numbers stay as they are, within their bounds."""
+        if self.kind == "numbers":
+            return scores.clamp(*self.bounds)
+        return scores.softmax(-1) if self.kind == "classes" else scores.sigmoid()
 
     def out(self, chances: Tensor) -> Tensor:
         """[B, K] to the task's out, with what the classes that are not known get."""
@@ -85,6 +119,12 @@ class Scored(Learner):
             return F.binary_cross_entropy_with_logits(scores, y.to(scores), reduction="none").mean(1)
         real = y.isfinite()
         return ((scores - y.nan_to_num().to(scores)).square() * real).sum(1) / real.sum(1)
+
+
+def _end(y: np.ndarray) -> list[float]:
+    """Of each number [L, K] the greatest, or infinity where few rows have it."""
+    greatest = np.where(np.isnan(y), -np.inf, y).max(0, initial=-np.inf)
+    return [float(top) if (column >= top).sum() >= _SHARED else np.inf for top, column in zip(greatest, y.T)]
 
 
 def held_out(y: np.ndarray, share: float, seed: int, groups: np.ndarray | None = None) -> np.ndarray:

@@ -61,7 +61,7 @@ class Svm(Dense):
         used = min(rows, 6000)
         return 0.3 + used**2 * (1e-7 + 1e-10 * features)
 
-    def learn(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
+    def learn_active(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         alone = 1 if self.kind == "classes" else len(self.active)
         kept = sampled(y, max(int(self.most / alone**0.5), 200), seed)
         z, y, weight, groups = z[kept], y[kept], weight[kept], None if groups is None else groups[kept]

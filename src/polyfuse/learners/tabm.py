@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ..core import Inputs, Task, learners
 from .descent import Network, descend, duration, seeded
-from .design import Design
 from .needs import missing, need
 from .scores import tensors
 
@@ -65,7 +64,6 @@ class TabM(Network):
         need("tabm", "tabular", *_PACKAGES)
         self.shape: dict[str, Any] = {"k": members, "d_block": width, "n_blocks": depth, "dropout": dropout}
         self.epochs, self.rate = epochs, rate
-        self.design = Design(inputs)
         self.register_buffer("columns", torch.zeros((), dtype=torch.long))  # D; 0 where there is nothing to learn
         self.register_buffer("edges", torch.zeros(0, 0))  # [columns embedded, bins + 1], infinite beyond a column's own
         self.register_buffer("embedded", torch.zeros(0, dtype=torch.long))  # which columns
@@ -81,18 +79,7 @@ class TabM(Network):
             self.net = _Net(int(columns), edges, embedded, len(start), self.shape) if columns else None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def fit(
-        self,
-        x: np.ndarray,
-        there: np.ndarray,
-        y: np.ndarray,
-        weight: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        rows, y, weight, groups = self.begin(y, weight, groups)
-        z = self.design.fit_transform(x[rows], there[rows], y, seed)
+    def learn(self, z: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         self.net, self.columns = None, torch.tensor(z.shape[1] if self.varies.any() else 0)
         if not self.columns:
             return

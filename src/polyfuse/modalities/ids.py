@@ -158,6 +158,7 @@ class IdsCounts(Encoder):
 
     modality = "ids"
     frozen = True
+    columnar = True
     rarity: Tensor
     directions: Tensor
 

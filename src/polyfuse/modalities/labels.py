@@ -126,6 +126,7 @@ class LabelsHot(Encoder):
 
     modality = "labels"
     frozen = True
+    columnar = True
 
     def __init__(self, codec: LabelsCodec, width: int):
         super().__init__(codec, width)

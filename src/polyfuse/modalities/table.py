@@ -222,6 +222,7 @@ class TableColumns(TableEncoder):
     """
 
     frozen = True
+    columnar = True
 
     def __init__(self, codec: TableCodec, width: int):
         super().__init__(codec, width)

@@ -275,6 +275,7 @@ class VectorComponents(Encoder):
 
     modality = "vector"
     frozen = True
+    columnar = True
 
     def __init__(self, codec: Vector, width: int):
         super().__init__(codec, width)

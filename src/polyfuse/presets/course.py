@@ -215,10 +215,11 @@ class Course:
             answers[0][1],
             [tuple(self.members[i].step.member["views"]) for i in mine],
             None if weight is None else torch.from_numpy(weight[self.table.rows[at]]),
+            None if self.table.groups is None else self.table.groups[self.table.rows[at]],
         )
 
     def _built(self, weights: Tensor, spare: Tensor, verdicts: dict[str, Any], outs: dict[str, Any], judges: list[Task]) -> Bundle:
-        kept = [i for i in range(len(self.members)) if (weights[:, i] + spare[:, i]).sum() > 0]
+        kept = [i for i in range(len(self.members)) if (weights[:, i] + spare[:, i]).sum() > 0] or [0]  # of no weight, but of some form
         factors = {name for i in kept for name in self.members[i].step.member.get("product", ())}
         kept = [i for i, m in enumerate(self.members) if i in kept or m.step.name in factors]
         used = {v for i in kept if not self.members[i].step.deep for v in self.members[i].step.member["views"]}
@@ -300,7 +301,7 @@ def _folds(ready: Ready) -> tuple[list[Fold], np.ndarray | None, np.ndarray | No
     cut = windows(run.table, run.schema.window) if run.schema.window else None
     splitter = Splitter(run.table, run.schema, cut, run.recipe["main"])
     folds, split = _cut(splitter, folds_for(len(rows)), run.recipe["seed"])
-    groups = _named(splitter) if splitter.role == "group" else _sharing(ready)
+    groups = _named(splitter) if splitter.role in ("group", "time") else _sharing(ready)
     if splitter.role not in ("group", "time") and groups is not None:
         folds, split = _undivided(folds, groups), f"{split}, rows that share a cell together"
     labelled = set(rows.tolist())
@@ -309,9 +310,10 @@ def _folds(ready: Ready) -> tuple[list[Fold], np.ndarray | None, np.ndarray | No
     return kept, whole, groups, f"{len(kept)} folds, {split}" if len(kept) > 1 else f"held out {split}"
 
 
-def _named(splitter: Splitter) -> np.ndarray:
-    """[rows] the number of the group that the group column names."""
-    return np.unique([str(value) for value in splitter.values], return_inverse=True)[1]
+def _named(splitter: Splitter) -> np.ndarray | None:
+    """[rows] the number of the group, or the day, that the column of the split names; None where every row has its own."""
+    names, groups = np.unique([str(value) for value in splitter.values], return_inverse=True)
+    return groups if len(names) < len(groups) else None
 
 
 def _cut(splitter: Splitter, most: int, seed: int) -> tuple[list[Fold], str]:

@@ -18,7 +18,6 @@ from ..ready import Ready
 
 PRESETS = ("fast", "good", "best")
 BUDGETS = {"fast": 120.0, "good": 600.0, "best": 3600.0}  # seconds, where the user gives none
-_NARROW = {"fast": 64, "good": 400, "best": 600}  # features that trees are grown on; beyond, linear learners are as good and far faster
 _SMALL = 6000  # rows; below, five folds are cut instead of three
 _PATIENT = 0.35  # of the budget: a single step that would take more is left out
 _PROBE = 16  # cells an encoder is timed on
@@ -118,11 +117,11 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
     data, recipe = ready.data, ready.run.recipe
     some = {v: c for v, c in data.codecs.items() if data.views[v].present.any()}
     features = features_for(some, recipe)
-    encoding, widths = _probe(data, features, recipe)
+    encoding, widths, columnar = _probe(data, features, recipe)
     fits = 1 if given else folds + 1
     outputs = max(_outputs(t) for t in made)
     plan = Plan(preset, budget_s, features, encoding, [], folds)
-    for name, views, options in _members(preset, features, widths, data.codecs):
+    for name, views, options in _members(preset, features, columnar, data.codecs):
         part = learners.get(name)
         if not any(t.learned_as in part.takes for t in made):
             continue
@@ -145,13 +144,15 @@ def _add(plan: Plan, step: Step) -> None:
         plan.steps.append(step)
 
 
-def _members(preset: str, features: Any, widths: dict[str, int], codecs: dict[str, Codec]) -> list[tuple[str, list[str], dict[str, Any]]]:
+def _members(
+    preset: str, features: Any, columnar: dict[str, bool], codecs: dict[str, Codec]
+) -> list[tuple[str, list[str], dict[str, Any]]]:
     """(learner, views, options) in the order of what they promise for their time."""
     views, everything = list(features), [list(features)] if len(features) > 1 else []
-    narrow = [[v] for v in views if widths[v] <= _NARROW[preset]] + [e for e in everything if sum(widths.values()) <= _NARROW[preset]]
-    alone = [[v] for v in views]
+    alone, enough = [[v] for v in views], all if preset == "fast" else any
+    grown = [[v] for v in views if columnar[v]] + (everything if enough(columnar.values()) else [])  # what trees are grown on
     found: list[tuple[str, list[str], dict[str, Any]]] = [("linear", vs, {}) for vs in alone + everything]
-    found += [("boost", vs, {}) for vs in narrow]
+    found += [("boost", vs, {}) for vs in grown]
     if preset == "fast":
         return found
     found += [("svm", vs, {}) for vs in alone + everything]
@@ -159,7 +160,7 @@ def _members(preset: str, features: Any, widths: dict[str, int], codecs: dict[st
     found += [("fused", vs, {"fusion": f}) for f in ("concat", "lowrank") for vs in everything]
     if preset == "best":
         found += [("neighbours", vs, {}) for vs in alone + everything]
-        found += [(f"boost-{kind}", vs, {}) for kind in ("lightgbm", "catboost") for vs in narrow]
+        found += [(f"boost-{kind}", vs, {}) for kind in ("lightgbm", "catboost") for vs in grown]
         found += [("fused", vs, {"fusion": f}) for f in ("gmu", "transformer") for vs in everything]
         found += [("linear", list(pair), {}) for pair in combinations(views, 2) if len(views) > 2]
     known = [f for f in found if f[0] in learners and not (f[0] in _LIBRARIES and find_spec(_LIBRARIES[f[0]]) is None)]
@@ -198,13 +199,15 @@ def _epoch(ready: Ready, rows: np.ndarray, fusion: dict[str, Any]) -> float:
     return took / min(len(rows), 2 * _PROBE) * len(rows)
 
 
-def _probe(data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]) -> tuple[dict[str, float], dict[str, int]]:
-    """Of each view the seconds its encoders will take, and how many numbers they give, from a few cells."""
-    seconds, widths = {}, {}
+def _probe(
+    data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]
+) -> tuple[dict[str, float], dict[str, int], dict[str, bool]]:
+    """Of each view the seconds its encoders will take, how many numbers they give, from a few cells, and whether all are columnar."""
+    seconds, widths, columnar = {}, {}, {}
     for view, parts in features.items():
         prepared = data.views[view]
         some = np.flatnonzero(prepared.present)[:_PROBE]
-        seconds[view], widths[view] = 0.0, 0
+        seconds[view], widths[view], columnar[view] = 0.0, 0, True
         for part in parts:
             options = {k: v for k, v in part.items() if k != "encoder"}
             encoder = encoders.build(part["encoder"], data.codecs[view], recipe["width"], **options).eval()
@@ -216,7 +219,8 @@ def _probe(data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dic
             took = clock.monotonic() - start
             seconds[view] += took / max(len(some), 1) * int(prepared.present.sum())
             widths[view] += encoded.x.shape[2]
-    return seconds, widths
+            columnar[view] &= encoder.columnar
+    return seconds, widths, columnar
 
 
 def _outputs(task: Task) -> int:

@@ -30,6 +30,7 @@ class Said:
         truth: of these rows: `truth.rows` is 0 .. L - 1.
         views: of each member, the views it looks at.
         weight: [L] of each row, or None.
+        groups: [L] which rows belong together and go wrong together, or None.
     """
 
     task: Task
@@ -38,15 +39,39 @@ class Said:
     truth: Cells
     views: Sequence[tuple[str, ...]]
     weight: Tensor | None = None
+    groups: np.ndarray | None = None
 
     def rows(self, at: Tensor) -> "Said":
         truth = Cells({k: v[at] for k, v in self.truth.x.items()}, torch.arange(len(at)), len(at))
         weight = None if self.weight is None else self.weight[at]
-        return Said(self.task, self.outs[at], self.speaks[at], truth, self.views, weight)
+        groups = None if self.groups is None else self.groups[at.numpy()]
+        return Said(self.task, self.outs[at], self.speaks[at], truth, self.views, weight, groups)
 
     def together(self, weights: Tensor) -> Tensor:
         """The answer of these weights [M], as out [L, ...]."""
         return joined(self.task, self.outs, self.speaks, weights, weights)
+
+    @property
+    def units(self) -> np.ndarray:
+        """[L] the number of what is drawn, and kept on one side, as a whole: a group, or the row itself."""
+        return np.arange(len(self.outs)) if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
+
+    def figure(self, out: Tensor) -> dict[str, float]:
+        """The task's metric of an answer, with its interval."""
+        found = evaluate(self.task, out, self.truth, only=self.task.metric, groups=self.groups)
+        return found.get(self.task.metric, {"value": float("nan")})
+
+    def gain(self, out: Tensor, over: Tensor) -> dict[str, Any]:
+        """How much better an answer is than another, with its interval."""
+        return difference(self.task, out, over, self.truth, groups=self.groups)
+
+    def spared(self, out: Tensor, over: Tensor) -> float:
+        """How much less an answer costs than another, in standard errors of that (of groups, where rows belong together)."""
+        weight = np.ones(len(out)) if self.weight is None else self.weight.double().numpy()
+        less = (self.losses(over) - self.losses(out)).double().numpy()
+        mean = float(np.average(less, weights=weight))
+        error = np.sqrt((np.bincount(self.units, weight * (less - mean)) ** 2).sum()) / weight.sum()
+        return mean / max(float(error), 1e-12)
 
     def losses(self, out: Tensor) -> Tensor:
         """[L] of each row, in the task's own loss."""
@@ -68,7 +93,7 @@ def select(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
     """Weights [M] of these members, the others zero.
 
     Members are added one by one, with replacement, whichever lowers the loss of the mean most; this is done on several
-    bootstrap samples of the rows, and the weights are the mean over these: a member that helped by chance on one sample gets
+    bootstrap samples of the rows (or their groups), and the weights are the mean over these: a member that helped by chance on one sample gets
     little, and below one fiftieth nothing.
     Source: Caruana et al. 2004, "Ensemble Selection from Libraries of Models", sections 2.1 to 2.3; rows are drawn in the bags
     where they draw models.
@@ -88,7 +113,8 @@ def select(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
     probability = some.task.probability(some.outs)
     values = some.outs if probability is None else probability.float()
     for _ in range(_BAGS):
-        drawn = torch.from_numpy(np.bincount(rng.integers(len(values), size=len(values)), minlength=len(values))).float()
+        units = int(some.units.max()) + 1
+        drawn = torch.from_numpy(np.bincount(rng.integers(units, size=units), minlength=units)[some.units]).float()
         counts = _greedy(some, values, probability is not None, drawn if some.weight is None else drawn * some.weight, members)
         weights += counts / counts.sum() / _BAGS
     weights[weights < _LEAST] = 0.0
@@ -120,7 +146,7 @@ def _greedy(said: Said, values: Tensor, probable: bool, drawn: Tensor, members: 
 
 def held_out(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
     """The answer of a selection [L, ...], each half of the rows by the weights that the other half chose: no row judges itself."""
-    half = torch.from_numpy(np.random.default_rng((seed, 4)).permutation(len(said.outs)) % 2 == 0)
+    half = torch.from_numpy((np.random.default_rng((seed, 4)).permutation(said.units.max(initial=0) + 1) % 2 == 0)[said.units])
     out = said.together(select(said, members, seed))
     for mine, other in ((half, ~half), (~half, half)):
         if mine.any() and other.any():
@@ -134,18 +160,19 @@ def judge(said: Said, seed: int = 0) -> tuple[dict[str, Any], Tensor, Tensor]:
 
     The best single modality and all together are each a selection of their members. All together answers where it is better by
     at least one standard error (the rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3: of two
-    that are not to be told apart, the simpler), else the single modality does.
+    that are not to be told apart, the simpler), else the single modality does. An answer that is not shown to be better than one
+    that looks at nothing gives way to that by the same rule, judged by the task's loss: all weights are zero.
 
     Returns:
         {"metric", "naive", "views": {view: figure}, "single": view, "together": figure, "difference": {"value", "low", "high"},
-        "answers": "together" or the view, "gain": whether the interval of the difference lies above zero, "signal": whether the
+        "answers": "together", the view or "nothing", "gain": whether the interval of the difference lies above zero, "signal": whether the
         answer is surely better than one that looks at nothing}; a figure is {"value", "low", "high"}
     """
     task, everyone = said.task, range(said.outs.shape[1])
     alone = {v: [m for m in everyone if said.views[m] == (v,)] for v in dict.fromkeys(v for vs in said.views for v in vs)}
     alone = {v: members for v, members in alone.items() if members}
     outs = {v: held_out(said, members, seed) for v, members in alone.items()}
-    figures = {v: evaluate(task, out, said.truth, only=task.metric).get(task.metric, {"value": float("nan")}) for v, out in outs.items()}
+    figures = {v: said.figure(out) for v, out in outs.items()}
     sign = 1.0 if task.higher else -1.0
     single = max(figures, key=lambda v: sign * np.nan_to_num(figures[v]["value"], nan=-np.inf * sign))
     spare = _spare(said, alone, seed)
@@ -156,20 +183,24 @@ def judge(said: Said, seed: int = 0) -> tuple[dict[str, Any], Tensor, Tensor]:
         "views": figures,
     }
     all_out = held_out(said, list(everyone), seed) if len(alone) > 1 else outs[single]
-    gained = difference(task, all_out, outs[single], said.truth)
+    gained = said.gain(all_out, outs[single])
     error = (gained["high"] - gained["low"]) / (2 * 1.96)
     fused = len(alone) > 1 and gained["value"] > error
     constant = task.constant(len(all_out))  # type: ignore[operator]
-    over = difference(task, all_out if fused else outs[single], constant, said.truth)
+    answer = all_out if fused else outs[single]
+    over = said.gain(answer, constant)
+    signal = bool(over["low"] > 0)
+    idle = not signal and said.spared(answer, constant) <= 1.0
     found |= {
         "single": single,
-        "together": evaluate(task, all_out, said.truth, only=task.metric).get(task.metric, {"value": float("nan")}),
+        "together": said.figure(all_out),
         "difference": {k: gained[k] for k in ("value", "low", "high")},
-        "answers": "together" if fused else single,
+        "answers": "nothing" if idle else "together" if fused else single,
         "gain": len(alone) > 1 and bool(gained["low"] > 0),
-        "signal": bool(over["low"] > 0),
+        "signal": signal,
     }
-    return found, select(said, list(everyone) if fused else alone[single], seed), spare
+    weights = select(said, list(everyone) if fused else alone[single], seed)
+    return found, weights * (not idle), spare * (not idle)
 
 
 def _spare(said: Said, alone: dict[str, list[int]], seed: int) -> Tensor:
@@ -193,7 +224,8 @@ def told(target: str, found: dict[str, Any]) -> list[str]:
     metric, single, views = found["metric"], found["single"], found["views"]
     if not found["signal"]:
         best = f"{metric} {figure(views[single])}, looking at nothing gives {found['naive']:.4g}"
-        return [f"'{target}': nothing here is shown to predict it: {best}"]
+        idle = "; every answer is the one that looks at nothing" if found["answers"] == "nothing" else ""
+        return [f"'{target}': nothing here is shown to predict it: {best}{idle}"]
     if len(views) == 1:
         return [f"'{target}': {single}: {metric} {figure(views[single])}"]
     gained = found["difference"]

@@ -1,8 +1,6 @@
 """search: better options for a network or a learner, trial after trial on the same rows, over one prepared table."""
 
-import json
 import os
-import shutil
 import time as clock
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import torch
 
 from ..bundle import check_place
+from ..compare.claim import claim
 from ..core import RecipeError, Schema
 from ..core import learners as registered
 from ..core.progress import Progress
@@ -134,7 +133,8 @@ def search(
         place = Path(out) if out is not None else scratch / "search"
         texts = {key: str(span) for key, span in wanted.items()}
         about = {**recipe, "learner": [learner, settings.get(learner or "")], "space": texts, "split": [split, seed]}
-        _claim(place, fingerprint(about, table, None), overwrite)
+        another = "a search of another table, space or with other options"
+        claim(place, "search", fingerprint(about, table, None), overwrite, another=another, old=("answers", "optuna.jsonl"))
         work.begin(settings)
         journal = Journal(place / "optuna.jsonl", wanted, seed, work.warmup)
         hunt = Hunt(journal, work, settings, place / "answers", progress, None if budget_s is None else started + budget_s)
@@ -169,30 +169,3 @@ def _check(fusion: str | None, learner: str | None, trials: int, folds: int | No
         raise RecipeError(f"--folds {folds}", "is too few", expected="1, for held-out rows, or more")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("search", "runs in one process", fix="start it without torchrun or accelerate launch")
-
-
-def _claim(folder: Path, mark: str, overwrite: bool) -> None:
-    """The folder belongs to this search: the same table, options, space and rows to score on."""
-    file = folder / "search.json"
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"--out '{folder}'", "is a file", fix="choose another folder")
-    if file.is_file():
-        try:
-            old = json.loads(file.read_text("utf-8")).get("fingerprint")
-        except (OSError, ValueError, AttributeError):
-            old = None
-        if old != mark:
-            if not overwrite:
-                what = "holds a search of another table, space or with other options"
-                raise RecipeError(f"--out '{folder}'", what, fix="choose another, or give --overwrite")
-            shutil.rmtree(folder / "answers", ignore_errors=True)
-            (folder / "optuna.jsonl").unlink(missing_ok=True)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise RecipeError(f"--out '{folder}'", "holds other things", fix="choose a new folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".search.{os.getpid()}"
-        temporary.write_text(json.dumps({"fingerprint": mark}), "utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        raise RecipeError(f"--out '{folder}'", f"cannot be written ({error.strerror})", fix="choose another") from None

@@ -47,6 +47,7 @@ class SeriesFeatures(Encoder):
 
     modality = "series"
     frozen = True
+    columnar = True
     lead: Tensor  # [lines, C]: what stands for the channels where these are too many
     combine: Tensor  # [2 * combined, C]: principal components, then slow features
     weights: Tensor  # [dilations, 84, lines, 9]
