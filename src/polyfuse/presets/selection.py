@@ -93,8 +93,8 @@ def select(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
     """Weights [M] of these members, the others zero.
 
     Members are added one by one, with replacement, whichever lowers the loss of the mean most; this is done on several
-    bootstrap samples of the rows (or their groups), and the weights are the mean over these: a member that helped by chance on one sample gets
-    little, and below one fiftieth nothing.
+    bootstrap samples of the rows (or their groups), and the weights are the mean over these: a member that helped by chance on
+    one sample gets little, and below one fiftieth nothing.
     Source: Caruana et al. 2004, "Ensemble Selection from Libraries of Models", sections 2.1 to 2.3; rows are drawn in the bags
     where they draw models.
 
