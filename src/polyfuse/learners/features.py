@@ -57,6 +57,7 @@ def described(
     part: dict[str, Any],
     store: Store,
     tick: Callable[[int], None],
+    device: torch.device | str = "cpu",
 ) -> Features | Joined:
     """The features of an untrained encoder, from the store where it has them; `encoder` is fitted on the way.
 
@@ -64,17 +65,19 @@ def described(
         rows: by whose cells the encoder is fitted.
         part: its name and options, as a recipe has them.
         tick: told how many cells are done.
+        device: where an encoder that came from a checkpoint runs; our own are fastest on the processor.
     """
     first = prepared.first if isinstance(prepared, Joined) else prepared
     rows = rows[rows < len(first.index)]  # validation rows, of the second table, teach it nothing
     about = json.dumps([FORMAT, __version__, written(type(encoder)), part, first.key], sort_keys=True, default=str)
     start = hashlib.blake2b(about.encode() + np.ascontiguousarray(rows, np.int64).tobytes(), digest_size=20).hexdigest()
-    found = _stored(view, first, encoder, store, start, lambda: encoder.fit(_stream(first, rows)), tick, encoder.width)
+    at = device if encoder.config_state() is not None else "cpu"
+    found = _stored(view, first, encoder, store, start, lambda: encoder.fit(_stream(first, rows)), tick, encoder.width, at)
     if not isinstance(prepared, Joined):
         return found
     then = hashlib.blake2b(f"{start} {prepared.second.key}".encode(), digest_size=20).hexdigest()
     width = found.arrays["features"].shape[1]
-    return Joined(found, _stored(view, prepared.second, encoder, store, then, lambda: None, tick, width), prepared.size)
+    return Joined(found, _stored(view, prepared.second, encoder, store, then, lambda: None, tick, width, at), prepared.size)
 
 
 def _stored(
@@ -86,6 +89,7 @@ def _stored(
     fit: Callable[[], None],
     tick: Callable[[int], None],
     width: int,
+    device: torch.device | str,
 ) -> Features:
     """One table's features, `width` wide where it has no cell: an entry of the store, with the fitted encoder beside them."""
 
@@ -93,9 +97,10 @@ def _stored(
         fit()
         encoder.eval()
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in encoder.state_dict().items()}, folder / _ENCODER)
-        units = np.unique(index)[np.unique(index) >= 0]
+        units = _by_length(prepared)
         with open(folder / "0.bin", "wb") as file:
-            made, lengths = _write(file, prepared, units, encoder, "cpu", tick)
+            made, lengths = _write(file, prepared, units, encoder.to(device), device, tick)
+        encoder.cpu()
         np.save(folder / "offsets.npy", np.cumsum([0, *lengths]))
         np.save(folder / "units.npy", units)
         about = {"column": f"{view} ({encoder.name})", "units": len(units), "width": made or width, "tokens": int(sum(lengths))}
@@ -113,7 +118,7 @@ def _stored(
         flat = np.memmap(folder / "0.bin", np.float32, "r", shape=shape) if shape[0] else np.zeros(shape, np.float32)
     except (OSError, ValueError, KeyError, SafetensorError):  # cleared under way by another process, or damaged: made again
         shutil.rmtree(folder, ignore_errors=True)
-        return _stored(view, prepared, encoder, store, key, fit, tick, width)
+        return _stored(view, prepared, encoder, store, key, fit, tick, width, device)
     encoder.eval()
     return Features(_places(units, index)[index], {"features": flat}, offsets, key=key)
 
@@ -123,6 +128,29 @@ def _places(units: np.ndarray, index: np.ndarray) -> np.ndarray:
     place = np.full(int(index.max(initial=-1)) + 2, -1, np.int64)
     place[units] = np.arange(len(units))
     return place
+
+
+def _by_length(prepared: Prepared | PreparedTable) -> np.ndarray:
+    """The units that rows have, longest first: a batch of like lengths has little padding, and what memory takes shows at once."""
+    units = np.unique(prepared.index)
+    units = units[units >= 0]
+    offsets = getattr(prepared, "offsets", None)
+    return units if offsets is None else units[np.argsort(offsets[units] - offsets[units + 1], kind="stable")]
+
+
+def _halved(encoder: Encoder, device: torch.device | str) -> torch.autocast:
+    """bfloat16 for the products of a checkpoint's network where the machine gains by it; our own features stay exact.
+
+    On a processor with AVX512-BF16 a sentence encoder takes half the time. Where cells are answered, not stored, it is not used:
+    an answer must not depend on what else is in the batch.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        gains = torch.cuda.is_bf16_supported()
+    else:
+        can: Any = getattr(torch.cpu, "get_capabilities", dict)()  # which older versions of torch do not have
+        gains = kind == "cpu" and bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    return torch.autocast(kind, torch.bfloat16, enabled=gains and encoder.config_state() is not None)
 
 
 def _stream(prepared: Prepared | PreparedTable, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
@@ -137,10 +165,11 @@ def _write(
     file: IO[bytes], prepared: Prepared | PreparedTable, units: np.ndarray, encoder: Encoder, device: Any, tick: Callable[[int], None]
 ) -> tuple[int, np.ndarray]:
     """Every unit's tokens, one after the other: their width (0 of no unit), and how many each has."""
-    width, lengths = 0, [np.zeros(0, np.int64)]
+    width, lengths, halved = 0, [np.zeros(0, np.int64)], _halved(encoder, device)
     for at in range(0, len(units), _CHUNK):
         x = {k: v.to(device) for k, v in prepared.gather(units[at : at + _CHUNK]).items()}
-        encoded = encoder.features(x)
+        with halved:
+            encoded = encoder.features(x)
         tokens = encoded.x[encoded.mask].float().cpu().numpy()
         file.write(tokens.tobytes())
         lengths.append(encoded.mask.sum(1).cpu().numpy())
@@ -151,7 +180,7 @@ def _write(
 
 def _encoded(prepared: Prepared | PreparedTable, encoder: Encoder, device: torch.device | str) -> Features:
     index = prepared.index
-    units = np.unique(index[index >= 0])
+    units = _by_length(prepared)
     flat = np.zeros((0, encoder.width), np.float32)
     try:
         with tempfile.TemporaryFile(prefix="polyfuse-") as file:  # mapped, for all tokens of a large table have no room in memory

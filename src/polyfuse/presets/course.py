@@ -71,6 +71,7 @@ class Course:
     def encode(self) -> None:
         """The features of every view, from the store where it has them."""
         data, width = self.ready.data, self.run.recipe["width"]
+        device = "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
         with self.run.progress.bar("encoding", sum(len(data.views[v].present) * len(ps) for v, ps in self.plan.features.items())) as bar:
             for view, parts in self.plan.features.items():
                 bar.about(view)
@@ -78,7 +79,7 @@ class Course:
                 for part in parts:
                     options = {k: v for k, v in part.items() if k != "encoder"}
                     encoder = encoders.build(part["encoder"], data.codecs[view], width, **options)
-                    found = described(view, data.views[view], self.ready.rows, encoder, part, self.run.store, bar.step)
+                    found = described(view, data.views[view], self.ready.rows, encoder, part, self.run.store, bar.step, device)
                     made.append(encoder)
                     stored.append(found)
                     layouts.append(layout_of(encoder, _width(found)))
