@@ -165,9 +165,10 @@ def made(kind: str, folder: str, **options):
 CASES = [("text", n) for n in TEXTS] + [("image", n) for n in IMAGES] + [("audio", n) for n in SOUNDS]
 
 
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("kind, name", CASES)
-def test_a_row_alone_equals_the_row_in_a_batch(folders, kind, name):
-    codec, encoder, values = made(kind, folders[kind][name], tokens=5)
+def test_a_row_alone_equals_the_row_in_a_batch(folders, kind, name, layers):
+    codec, encoder, values = made(kind, folders[kind][name], tokens=5, layers=layers)
     x = codec.collate(values)
     tokens, mask = encoder(x)
     assert encoder.frozen and mask.dtype == torch.bool and mask.any(1).all() and tokens.shape[1] <= encoder.most_tokens == 5
@@ -181,6 +182,16 @@ def test_a_row_alone_equals_the_row_in_a_batch(folders, kind, name):
     torch.testing.assert_close(encoder(x)[0], tokens)
     changed = codec.collate([{k: v[::-1].copy() for k, v in value.items()} for value in values])
     assert not torch.allclose(encoder(changed)[0], tokens)
+
+
+def test_layers_are_the_middle_ones_beside_the_last(folders):
+    codec, one, values = made("text", folders["text"]["bert"], tokens=99)
+    _, three, _ = made("text", folders["text"]["bert"], tokens=99, layers=9)
+    x = codec.collate(values)
+    every = one.network(input_ids=x["ids"].long(), attention_mask=x["mask"].long(), output_hidden_states=True).hidden_states
+    last, beside = one.features(x), three.features(x)
+    assert len(every) == 1 + 3 and beside.x.shape[2] == 2 * last.x.shape[2]
+    torch.testing.assert_close(beside.x[x["mask"]], torch.cat([every[2], every[3]], -1)[x["mask"]])
 
 
 @pytest.mark.parametrize("kind, name", CASES)
@@ -363,6 +374,7 @@ def test_broken_weights(tmp_path, folders):
         ({"tune": 0}, "1 to 3"),
         ({"tune": True}, "none, all, lora"),
         ({"tokens": 0}, "tokens"),
+        ({"layers": 0}, "layers"),
         ({"lora_rank": -1}, "lora_rank"),
     ],
 )

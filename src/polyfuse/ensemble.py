@@ -92,8 +92,7 @@ class Shallow(Fitted):
         """-> {target's number: out}, speaks [B]."""
         x, there = inputs_of(seen.features, self.views)
         present = torch.stack([seen.present[v] for v in self.views], 1)
-        speaks = (present.unsqueeze(1) == self.patterns).all(2).any(1) & present.any(1)
-        return {t: learner(x, there) for t, learner in zip(self.targets, self.learners)}, speaks
+        return {t: learner(x, there) for t, learner in zip(self.targets, self.learners)}, met(present, self.patterns)
 
 
 class Deep(nn.Module):
@@ -249,6 +248,11 @@ def joined(task: Task, outs: Tensor, speaks: Tensor, weights: Tensor, spare: Ten
     out = task.averaged(outs, w / total.clamp(min=1e-12))
     nobody = (total <= 0).view(-1, *[1] * (out.ndim - 1))
     return torch.where(nobody, task.constant(len(out)).to(out), out)  # type: ignore[operator]
+
+
+def met(present: Tensor, patterns: Tensor) -> Tensor:
+    """Which rows have a pattern of present views that was met in training: present [B, V], patterns [P, V] -> [B]."""
+    return (present.unsqueeze(1) == patterns).all(2).any(1) & present.any(1)
 
 
 def can_multiply(task: Task) -> bool:

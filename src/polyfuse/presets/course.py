@@ -2,8 +2,9 @@
 
 import copy
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..card import about_data, versions
 from ..core import Cells, DataError, RecipeError, TableCodec, Task, encoders, tasks
 from ..core.progress import Progress
 from ..data import Fold, Joined, Prepared, Splitter, windows
-from ..ensemble import Ensemble, can_multiply, layout_of, product
+from ..ensemble import Ensemble, can_multiply, layout_of, met, product
 from ..evaluate import evaluate, leaks
 from ..learners.features import described
 from ..ready import Ready, Run
@@ -145,7 +146,7 @@ class Course:
         if any(m.step.name == name for m in self.members):
             return
         present, every = self.ready.data.present(self.table.rows), list(self.ready.data.views)
-        speaks = torch.from_numpy(np.stack([_speaks(m, present, every) for m in alike], 1))
+        speaks = _speaks(alike, present, every)
         outs = {t: product(self.table.tasks[t], torch.stack([m.fitted.outs[t] / m.temper[t] for m in alike], 1), speaks) for t in shared}
         covered = np.logical_and.reduce([m.fitted.covered for m in alike])
         member = {"name": name, "views": views, "product": [m.step.name for m in alike]}
@@ -163,6 +164,7 @@ class Course:
         labelled = self.ready.data.targets[self.targets[t]].present[self.table.rows]
         return labelled if weight is None else labelled & (weight[self.table.rows] > 0)
 
+    @cached_property
     def leaking(self) -> list[str]:
         """A line for each column that alone gives a target away."""
         lines, data = [], self.ready.data
@@ -187,7 +189,7 @@ class Course:
         spare: list[Tensor] = []
         present = self.ready.data.present(self.table.rows)
         views = list(self.ready.data.views)
-        speaks = torch.from_numpy(np.stack([_speaks(m, present, views) for m in self.members], 1))
+        speaks = _speaks(self.members, present, views)
         for t, target in enumerate(self.targets):
             mine = [i for i, m in enumerate(self.members) if t in m.fitted.outs]
             said = self._said(t, mine, speaks)
@@ -254,7 +256,7 @@ class Course:
             metrics[target], reports[target] = evaluate(task, out, truth), task.report(out, truth)
         main = self.targets.index(self.run.recipe["main"])
         warnings = [line for found in verdicts.values() for line in found["told"] if not found["signal"]]
-        warnings += self.leaking()
+        warnings += self.leaking
         return {
             "data": about_data(self.ready, self.table.rows, max(len(truth.rows) for _, truth in outs.values())),
             "main": self.run.recipe["main"],
@@ -381,14 +383,14 @@ def _tasks(ready: Ready) -> list[Task]:
     return made
 
 
-def _speaks(member: Member, present: np.ndarray, views: list[str]) -> np.ndarray:
-    at = [views.index(v) for v in member.step.member["views"]]
-    own = present[:, at]
-    if member.step.deep or "product" in member.step.member:
-        return np.asarray(own.any(1))
-    patterns = member.fitted.state["patterns"].numpy()
-    met: np.ndarray = np.asarray((own[:, None] == patterns).all(2).any(1))
-    return met & own.any(1)
+def _speaks(members: Sequence[Member], present: np.ndarray, views: list[str]) -> Tensor:
+    """Of which rows each may speak, as its place in an ensemble will have it: present [R, V] -> [R, members]."""
+    found = []
+    for member in members:
+        own = torch.from_numpy(present[:, [views.index(v) for v in member.step.member["views"]]])
+        patterns = member.fitted.state.get("patterns")  # a network or a product speaks where any of its views is there
+        found.append(own.any(1) if patterns is None else met(own, patterns))
+    return torch.stack(found, 1)
 
 
 def _normal(weights: Tensor) -> Tensor:

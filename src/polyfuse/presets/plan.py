@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import Codec, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners
+from ..core import Codec, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners, option_names
 from ..data import Dataset
 from ..learners import TrainOptions
 from ..model import Model
@@ -21,6 +21,7 @@ BUDGETS = {"fast": 120.0, "good": 600.0, "best": 3600.0}  # seconds, where the u
 _SMALL = 6000  # rows; below, five folds are cut instead of three
 _PATIENT = 0.35  # of the budget: a single step that would take more is left out
 _PROBE = 16  # cells an encoder is timed on
+_TOLD = {"tokens": 1, "layers": 4}  # what learners see of a checkpoint where the user does not say: one vector, of several layers
 _LIBRARIES = {"boost-lightgbm": "lightgbm", "boost-catboost": "catboost", "tabm": "rtdl_num_embeddings"}
 
 
@@ -98,7 +99,8 @@ def features_for(views: dict[str, Codec], recipe: dict[str, Any]) -> dict[str, l
             part = encoders.get(named["encoder"])
             options = {k: v for k, v in named.items() if k != "encoder"}
             if part.frozen or encoders.build(named["encoder"], codec, recipe["width"], **options).frozen:
-                parts.append(named)
+                told = {k: v for k, v in _TOLD.items() if k in option_names(part)}
+                parts.append(told | named)
         if parts:
             found[view] = parts
     return found

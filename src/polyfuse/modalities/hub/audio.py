@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,6 +26,7 @@ class AudioHub(HubEncoder):
         tune: none = frozen, all, a number of last layers, or lora.
         lora_rank: rank of the updates.
         tokens: most tokens given; frames are averaged with their neighbours.
+        layers: how many layers are given side by side: the last, and others evenly from the middle on.
         download: fetch the checkpoint where it is not here; the log names the size first.
         config: set when a bundle is loaded.
 
@@ -97,8 +97,8 @@ class AudioHub(HubEncoder):
         else:  # the library's own spectrogram, on the processor
             made = self.extractor(list(wave.detach().cpu().numpy()), sampling_rate=self.rate_hz, return_tensors="pt")
             inputs = {k: v.to(wave.device) for k, v in made.items() if k != "attention_mask"}
-        states = self.network(**inputs, return_dict=True).last_hidden_state
-        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else torch.as_tensor(states)
+        states = self.states(**inputs)
+        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
 
 
 def _receptive_field(made: Any) -> int:

@@ -21,6 +21,7 @@ class HubEncoder(Encoder):
             "lora" = low-rank updates of every linear layer (Hu et al. 2022).
         lora_rank: rank of these updates.
         tokens: most tokens given; more hidden states are averaged with their neighbours.
+        layers: how many layers are given side by side: the last, and others evenly from the middle on, where they are alike.
         download: fetch the checkpoint where it is not here; the log names the size first.
         config: what `config_state` gave; then no checkpoint is read and the weights are expected by load_state_dict.
     """
@@ -38,12 +39,13 @@ class HubEncoder(Encoder):
         tune: str | int = "none",
         lora_rank: int = 8,
         tokens: int = 16,
+        layers: int = 1,
         download: bool = False,
         config: dict[str, Any] | None = None,
     ):
         super().__init__(codec, width)
         self.tune = _tune(self.name, tune)
-        self.codec = codec
+        self.codec, self.layers = codec, layers
         folder = None if config else find(checkpoint, download)
         self.config: dict[str, Any] = config or self.describe(folder)
         made = make_config(self.config["model"], self.part)
@@ -77,6 +79,21 @@ class HubEncoder(Encoder):
     def hidden(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """{name: [P, ...]} -> last hidden states [P, N, F] and mask [P, N]."""
         raise NotImplementedError
+
+    def states(self, **inputs: Any) -> Tensor:
+        """The network's last layer, [.., N, F] or a map [.., F, h, w], and the middle ones that `layers` asks for beside it.
+
+        What is said in what tone lies in the middle; the last layer has made of it what its own training asked for.
+        Source: Liu et al. 2019, "Linguistic Knowledge and Transferability of Contextual Representations": of Transformers the
+        middle layers transfer best.
+        """
+        made = self.network(**inputs, return_dict=True, output_hidden_states=self.layers > 1)
+        last = torch.as_tensor(made.last_hidden_state)
+        every = made.hidden_states or () if self.layers > 1 else ()  # the input of the first layer, then the output of each
+        depth = len(every) - 1
+        places = {round(depth / 2 * (1 + i / (self.layers - 1))) for i in range(self.layers - 1)} if depth > 1 else set()
+        middle = [every[p] for p in sorted(places - {depth}) if every[p].shape == last.shape]
+        return torch.cat([*middle, last], 1 if last.dim() == 4 else -1)
 
     def config_state(self) -> dict[str, Any]:
         """JSON with which the encoder is made again without its checkpoint (option `config`)."""

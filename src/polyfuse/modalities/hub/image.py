@@ -25,6 +25,7 @@ class ImageHub(HubEncoder):
         tune: none = frozen, all, a number of last layers, or lora.
         lora_rank: rank of the updates.
         tokens: most tokens given for all pictures of a cell together; patches are averaged with their neighbours.
+        layers: how many layers are given side by side: the last, and others evenly from the middle on.
         download: fetch the checkpoint where it is not here; the log names the size first.
         config: set when a bundle is loaded.
 
@@ -76,7 +77,7 @@ class ImageHub(HubEncoder):
         # a network takes at least one picture: a grey one whose result is thrown away
         asked = real if len(real) else pixels.new_zeros(1, *pixels.shape[2:])
         scaled = (asked.float() * self.config["scale"] - self.mean) / self.std  # one channel becomes all of them here
-        states = self.network(pixel_values=scaled, return_dict=True).last_hidden_state
+        states = self.states(pixel_values=scaled)
         if states.dim() == 4:  # a convolutional network's map: [M, F, h, w] -> [M, h w, F]
             states = states.flatten(2).transpose(1, 2)
         states = states[: len(real)]

@@ -27,6 +27,7 @@ class TextHub(HubEncoder):
         tune: none = frozen, all, a number of last layers, or lora.
         lora_rank: rank of the updates.
         tokens: most tokens given; longer text is averaged in pieces; 1 = one vector for the text.
+        layers: how many layers are given side by side: the last, and others evenly from the middle on.
         download: fetch the checkpoint where it is not here; the log names the size first.
         config: set when a bundle is loaded.
 
@@ -79,8 +80,7 @@ class TextHub(HubEncoder):
         if not len(mask):
             return self._none(mask)
         ids = x["ids"].long().masked_fill(~mask, self.pad)
-        states = self.network(input_ids=ids, attention_mask=mask.long(), return_dict=True).last_hidden_state
-        return torch.as_tensor(states), mask
+        return self.states(input_ids=ids, attention_mask=mask.long()), mask
 
     def _none(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         return mask.new_zeros(*mask.shape, self.hidden_size, dtype=torch.float32), mask
