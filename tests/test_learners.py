@@ -265,6 +265,16 @@ def test_copies_in_a_group_do_not_make_a_learner_sure_of_itself(name, kind):
     assert cost[0] < (0.85 if kind == "classes" else 0.36)  # an answer that looks at nothing costs 0.69 or 0.25
 
 
+@pytest.mark.parametrize("name", [*DENSE, "boost", "fused"])
+def test_numbers_end_where_many_training_rows_do(name):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3))
+    y = np.c_[np.clip(2 * x[:, 0], -1, 1), x[:, 1]]  # the first is cut off at both ends, the second is not
+    out = answer(learned(learners.build(name, task_for("numbers", 2), numbers(3)), x, y), 2 * x)
+    assert out[:, 0].min() >= -1 and out[:, 0].max() <= 1 and np.corrcoef(out[:, 0], x[:, 0])[0, 1] > 0.5
+    assert name != "linear" or out[:, 1].max() > y[:, 1].max()
+
+
 @pytest.mark.parametrize("solver", ["logistic", "ridge"])
 @pytest.mark.parametrize("classes", [2, 12])
 def test_linear_probabilities_are_honest(solver, classes):

@@ -138,6 +138,16 @@ def test_more_rows_narrow_the_interval():
     assert (few["high"] - few["low"]) > 3 * (many["high"] - many["low"])
 
 
+def test_intervals_over_groups_are_those_of_their_means():
+    rng = np.random.default_rng(0)
+    day = np.repeat(np.arange(40), 25)
+    value = rng.normal(size=40)[day] + 0.1 * rng.normal(size=1000)  # rows of one day are nearly the same
+    alone, together = of.bootstrap(of.mean(value), 1000), of.bootstrap(of.mean(value), 1000, groups=day)
+    of_means = of.bootstrap(of.mean(np.bincount(day, value) / 25), 40)
+    assert together == pytest.approx(of_means), "as many rows in every day: the mean over rows is that over days"
+    assert together[1] - together[0] > 4 * (alone[1] - alone[0])
+
+
 def test_no_labelled_rows_have_no_metrics():
     task = tasks.build("binary", Category("ab"), 4)
     for x in ({}, {"index": torch.zeros(0, 1, dtype=torch.long)}):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -332,6 +333,20 @@ def test_of_pure_noise_fusing_is_not_said_to_pay():
         found, _, _ = judge(said(outs, y, [("a",), ("b",), ("a", "b")]))
         wrong += found["gain"]
     assert wrong <= 2
+
+
+def test_days_that_err_together_are_few_witnesses():
+    """A view that is right or wrong of whole days: over rows it looks sure to help, over days it is chance."""
+    surely = {"rows": 0, "days": 0}
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        day, y = np.repeat(np.arange(12), 60), torch.from_numpy(rng.integers(0, 2, 720))
+        toward = torch.from_numpy(rng.choice([-0.4, 0.4], 12)[day]) * (2 * y - 1)
+        outs = torch.stack([torch.zeros(720), toward.float()], 1).unsqueeze(1)
+        for name, groups in (("rows", None), ("days", day)):
+            found, _, _ = judge(replace(said(outs, y, [("a",)]), groups=groups))
+            surely[name] += found["signal"]
+    assert surely["rows"] >= 3 and surely["days"] <= 1
 
 
 def test_no_row_is_judged_by_weights_it_chose():
