@@ -10,7 +10,7 @@ from ..core import Cells, Task
 from ..core.intervals import Figure, bootstrap, once
 
 _FEWEST_DRAWS = 200  # enough for the ends of a 95 % interval to a tenth of its width
-_COUNTS = 20_000_000  # draws times rows in one interval; a large table gets fewer draws
+_COUNTS = 8_000_000  # draws times rows in one interval; a large table gets fewer draws
 
 
 def evaluate(
@@ -22,7 +22,7 @@ def evaluate(
         task: fitted, and calibrated if it is to be.
         out: [B, ...] what the model gave.
         truth: the labels of these rows.
-        draws: of the bootstrap, on many rows at most 20 million / rows; 0 gives the values alone.
+        draws: of the bootstrap, on many rows at most 8 million / rows; 0 gives the values alone.
         only: the name of one metric; the others, and their draws, are spared.
         groups: of these rows, which belong together and are drawn together.
     Returns:

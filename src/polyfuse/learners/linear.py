@@ -108,7 +108,7 @@ class Linear(Dense):
     def _logistic(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> Found:
         start = self.start[self.active].numpy().astype(np.float64)
         held = held_out(y, _HELD, seed, groups)
-        gram = (z.T @ z).astype(np.float64) / len(z)
+        gram = _gram(z) / len(z)
         inner = _Descent(self.kind, z[~held], y[~held], weight[~held], gram)
         coefficients, best, strength = np.zeros((z.shape[1] + 1, len(start))), np.inf, 1.0
         coefficients[-1] = start
@@ -131,6 +131,12 @@ def _work(rows: int, features: int, outputs: int) -> tuple[float, float]:
     return rows * min(rows, features) * outputs * _STEPS, few**2 * many * _TRIES
 
 
+def _gram(z: np.ndarray) -> np.ndarray:
+    """z^T z, the one large product of a fit, by torch and all its threads."""
+    whole = torch.from_numpy(z)
+    return (whole.T @ whole).double().numpy()
+
+
 def _ridge(
     z: np.ndarray, t: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, judge: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -146,7 +152,7 @@ def _ridge(
     root = np.sqrt(weight)[:, None]
     rows = ((z - centre) * root).astype(np.float32)
     aims = (t - mean) * root
-    gram = (rows.T @ rows).astype(np.float64)
+    gram = _gram(rows)
     product = rows.T @ aims
     unit = max(np.trace(gram) / len(gram), 1e-12)
     best = np.full(t.shape[1], np.inf)

@@ -19,6 +19,7 @@ from ..data import Fold, Joined, Prepared, Splitter, windows
 from ..ensemble import Ensemble, can_multiply, layout_of, met, product
 from ..evaluate import evaluate, leaks
 from ..learners.features import described
+from ..learners.threads import one_blas_thread, one_torch_thread
 from ..ready import Ready, Run
 from .crossfit import Fitted, Table, learn, network
 from .plan import Plan, Step, folds_for, make_plan
@@ -69,6 +70,7 @@ class Course:
 
     # -- the steps ---------------------------------------------------------------------------------------------
 
+    @one_blas_thread()
     def encode(self) -> None:
         """The features of every view, from the store where it has them."""
         data, width = self.ready.data, self.run.recipe["width"]
@@ -88,6 +90,7 @@ class Course:
                 self.widths[view] = [len(own.owner) + (own.flags if e.layout else 0) for own, e in zip(layouts, made)]
                 self.table.add(view, stored, layouts)
 
+    @one_blas_thread()
     def learn(self) -> None:
         """Step after step while there is time; Ctrl-C keeps what is finished."""
         say, judged = self.run.progress.say, 0
@@ -182,6 +185,7 @@ class Course:
 
     # -- the result --------------------------------------------------------------------------------------------
 
+    @one_torch_thread()
     def bundle(self) -> Bundle:
         """The members that count, weighed, as a bundle; its card says what each is worth and whether fusing pays."""
         verdicts, outs, judges = {}, {}, []

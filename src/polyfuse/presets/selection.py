@@ -15,7 +15,8 @@ from ..evaluate import difference, evaluate, naive
 
 _ROUNDS = 25
 _BAGS = 8
-_WORK = 4e8  # numbers that one selection may touch; more rows are sampled
+_ROWS = 6000  # that weights are chosen by, of which more would hardly change them; fewer, where there are very many
+_WORK = 4e8  # numbers that one selection may touch
 _LEAST = 0.02  # a member with less of the weight is left out
 
 
@@ -108,7 +109,7 @@ def select(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
     rng = np.random.default_rng((seed, 3))
     per_row = max(1, said.outs[0].numel() * _ROUNDS * _BAGS)
     some = said
-    if (most := int(max(500, _WORK / per_row))) < len(said.outs):
+    if (most := min(_ROWS, int(max(500, _WORK / per_row)))) < len(said.outs):
         some = said.rows(torch.from_numpy(np.sort(rng.permutation(len(said.outs))[:most])))
     probability = some.task.probability(some.outs)
     values = some.outs if probability is None else probability.float()
@@ -147,11 +148,12 @@ def _greedy(said: Said, values: Tensor, probable: bool, drawn: Tensor, members: 
 def held_out(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
     """The answer of a selection [L, ...], each half of the rows by the weights that the other half chose: no row judges itself."""
     half = torch.from_numpy((np.random.default_rng((seed, 4)).permutation(said.units.max(initial=0) + 1) % 2 == 0)[said.units])
-    out = said.together(select(said, members, seed))
+    if half.all() or not half.any():
+        return said.together(select(said, members, seed))
+    out = torch.zeros_like(said.outs[:, 0])
     for mine, other in ((half, ~half), (~half, half)):
-        if mine.any() and other.any():
-            at = mine.nonzero()[:, 0]
-            out[at] = said.rows(at).together(select(said.rows(other.nonzero()[:, 0]), members, seed))
+        at = mine.nonzero()[:, 0]
+        out[at] = said.rows(at).together(select(said.rows(other.nonzero()[:, 0]), members, seed))
     return out
 
 
