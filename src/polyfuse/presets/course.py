@@ -23,7 +23,7 @@ from ..learners.threads import one_blas_thread, one_torch_thread
 from ..ready import Ready, Run
 from .crossfit import Fitted, Table, learn, network
 from .plan import Plan, Step, folds_for, make_plan
-from .selection import Said, judge, tempered, told
+from .selection import Said, judged, tempered, told
 
 
 @dataclass
@@ -197,7 +197,7 @@ class Course:
         for t, target in enumerate(self.targets):
             mine = [i for i, m in enumerate(self.members) if t in m.fitted.outs]
             said = self._said(t, mine, speaks)
-            found, w, s = judge(said, self.seed)
+            found, w, s = judged(said, self.seed, self.run.store)
             for all_of, own in ((weights, w), (spare, s)):
                 full = torch.zeros(len(self.members))
                 full[mine] = own

@@ -1,20 +1,26 @@
 """Which members count, and whether fusing pays: greedy selection and its test, on answers to rows a member had not seen."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Cells, Task
+from .. import __version__
+from ..core import Cells, Task, written
+from ..data import Store
 from ..ensemble import joined
 from ..evaluate import difference, evaluate, naive
 
 _ROUNDS = 25
 _BAGS = 8
+FORMAT = 1  # of a stored verdict; to be raised when the same answers are judged otherwise
 _ROWS = 6000  # that weights are chosen by, of which more would hardly change them; fewer, where there are very many
 _WORK = 4e8  # numbers that one selection may touch
 _LEAST = 0.02  # a member with less of the weight is left out
@@ -203,6 +209,31 @@ def judge(said: Said, seed: int = 0) -> tuple[dict[str, Any], Tensor, Tensor]:
     }
     weights = select(said, list(everyone) if fused else alone[single], seed)
     return found, weights * (not idle), spare * (not idle)
+
+
+def judged(said: Said, seed: int, store: Store) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """`judge`, from the store where the same answers were judged before."""
+    about = [FORMAT, __version__, written(type(said.task)), said.task.name, seed, said.views]
+    h = hashlib.blake2b(json.dumps(about, default=str).encode(), digest_size=20)
+    tensors = [said.outs, said.speaks, said.weight, *said.truth.x.values(), *said.task.buffers()]
+    for array in [*(None if t is None else t.contiguous().numpy() for t in tensors), said.groups]:
+        h.update(b"-" if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    name = h.hexdigest()
+    if (found := store.find(name)) is not None:
+        try:
+            was = json.loads((found / "verdict.json").read_text("utf-8"))
+            return was["found"], torch.tensor(was["weights"]), torch.tensor(was["spare"])
+        except (OSError, ValueError, KeyError):
+            pass  # cleared under way, or damaged: judged again
+    made, weights, spare = judge(said, seed)
+
+    def fill(folder: Path) -> None:
+        verdict = {"found": made, "weights": weights.tolist(), "spare": spare.tolist()}
+        (folder / "verdict.json").write_text(json.dumps(verdict, ensure_ascii=False), "utf-8")
+        (folder / "meta.json").write_text(json.dumps({"column": "verdict", "units": len(said.outs)}), "utf-8")
+
+    store.put(fill, lambda: name)
+    return made, weights, spare
 
 
 def _spare(said: Said, alone: dict[str, list[int]], seed: int) -> Tensor:
