@@ -57,7 +57,7 @@ def describe(
     ready = make_ready(Run(schema, recipe, table, progress, store, threads, 0.1, False), whole=True)
     plan = Plan("features", np.inf, features_for(ready.data.codecs, recipe), {}, [], 0)
     features = Features(ready, [], ready.rows, [])
-    course = Course(ready, plan, features, clock.monotonic(), seed, device, lambda bundle: None)
+    course = Course(ready, plan, features, clock.monotonic(), seed, device, None)
     course.encode()
     about = {"features": plan.features, "widths": course.widths, "members": []}
     bundle = build({**recipe, "ensemble": about}, {name: codec.state() for name, codec in ready.codecs.items()}, versions())

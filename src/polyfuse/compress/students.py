@@ -68,7 +68,7 @@ def linear(ready: Ready, lesson: Lesson, teacher: Bundle, trust: float, by_label
     tasks: Any = teacher.model.tasks
     table = Table(ready, [Fold(ready.rows, ready.rows[:0], ready.held)], None, tasks)
     todo = Plan("", math.inf, features_for(data.codecs, recipe), {}, [], 1)
-    course = Course(ready, todo, table, clock.monotonic(), recipe["seed"], None, lambda _: None)
+    course = Course(ready, todo, table, clock.monotonic(), recipe["seed"], None, None)
     course.encode()
     views = list(course.encoders)
     if not views:

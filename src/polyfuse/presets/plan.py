@@ -123,7 +123,7 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
     fits = 1 if given else folds + 1
     outputs = max(_outputs(t) for t in made)
     plan = Plan(preset, budget_s, features, encoding, [], folds)
-    for name, views, options in _members(preset, features, columnar, data.codecs):
+    for name, views, options in _members(preset, columnar):
         part = learners.get(name)
         if not any(t.learned_as in part.takes for t in made):
             continue
@@ -146,11 +146,9 @@ def _add(plan: Plan, step: Step) -> None:
         plan.steps.append(step)
 
 
-def _members(
-    preset: str, features: Any, columnar: dict[str, bool], codecs: dict[str, Codec]
-) -> list[tuple[str, list[str], dict[str, Any]]]:
+def _members(preset: str, columnar: dict[str, bool]) -> list[tuple[str, list[str], dict[str, Any]]]:
     """(learner, views, options) in the order of what they promise for their time."""
-    views, everything = list(features), [list(features)] if len(features) > 1 else []
+    views, everything = list(columnar), [list(columnar)] if len(columnar) > 1 else []
     alone, enough = [[v] for v in views], all if preset == "fast" else any
     grown = [[v] for v in views if columnar[v]] + (everything if enough(columnar.values()) else [])  # what trees are grown on
     found: list[tuple[str, list[str], dict[str, Any]]] = [("linear", vs, {}) for vs in alone + everything]

@@ -275,7 +275,7 @@ def _one_by_one(table: Table, folds: list[Fold]) -> Iterator[Table]:
 
 def described(ready: Ready, device: str | None) -> Course:
     """A course whose views have their features."""
-    course = start(ready, "fast", math.inf, clock.monotonic(), device, lambda bundle: None)
+    course = start(ready, "fast", math.inf, clock.monotonic(), device, None)
     course.encode()
     return course
 
