@@ -65,7 +65,7 @@ def describe(
         describer.encoders = torch.nn.ModuleList(course.encoders[view])
     bundle.model.eval()
     design = new_design(bundle)
-    x, there = features.inputs(bundle.model.described)
+    x, there = features.inputs(bundle.model.described, np.arange(len(features.rows)))
     design.fit_transform(x, there, np.zeros((len(x), 0)))
     return bundle, design.eval()
 

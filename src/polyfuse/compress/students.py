@@ -79,7 +79,7 @@ def linear(ready: Ready, lesson: Lesson, teacher: Bundle, trust: float, by_label
     member = {"name": "linear", "learner": "linear", "views": views, "options": {}}
     made = shallow(member, tasks, table.layouts)
     at = np.searchsorted(table.rows, ready.rows)
-    x, there = (part[at] for part in table.inputs(views))
+    x, there = table.inputs(views, at)
     present = data.present(ready.rows)[:, [list(data.views).index(v) for v in views]]
     weight = np.ones(len(at)) if data.weight is None else data.weight[ready.rows].astype(np.float64)
     if len(views) > 1:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ..core import Inputs, Task
-from .design import Design
+from .design import Design, variances
 from .scores import Scored
 
 _FEWEST = 6  # rows from which there is something to learn and something to hold out
@@ -31,7 +31,7 @@ class Dense(Scored):
         self.register_buffer("link", torch.zeros(0, 2))  # see `linked`
 
     def learn_active(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
-        """Learn the active outputs from z [L, D] and y: int64 [L] of S classes, or bool or float64 [L, S]."""
+        """Learn the active outputs from z [L, D], free to be changed, and y: int64 [L] of S classes, or bool or float64 [L, S]."""
         raise NotImplementedError
 
     def score(self, z: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def sized(design: Design, z: np.ndarray, power: float) -> np.ndarray:
     Learning Algorithms", that learned weights seldom beat; here it is the squared distances that are added.
     """
     view, factor = design.view.numpy(), design.spread.numpy().clip(_LEAST) ** power
-    total = np.bincount(view, z.var(0) * factor**2)[view]
+    total = np.bincount(view, variances(z) * factor**2)[view]
     return (factor / np.sqrt(np.where(total > 1e-12, total, 1.0))).astype(np.float32)
 
 

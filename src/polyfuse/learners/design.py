@@ -7,6 +7,7 @@ from torch import Tensor
 from ..core import Inputs
 from ..core.layers import Fitted
 
+_CHUNK = 8192  # rows that are looked at together: no copy of the whole table is made on the way
 _FOLDS = 5  # of the rows, for the statistics of the target
 _OUTPUTS = 16  # most outputs (classes, labels, numbers) that a category has a statistic of
 _CLIP = 10.0  # deviations from the mean, beyond which a number says no more
@@ -69,18 +70,19 @@ class Design(Fitted):
         Args:
             y: as a `Learner` gets it.
         """
-        seen = there[:, self.inputs.owner]
-        x = np.where(seen, x, np.float32(0.0))
-        self._fit_numbers(x, seen)
-        hot_of = self._fit_few(x, seen)
-        statistics = self._fit_many(x, seen, targets_of(y), seed)
+        self._fit_numbers(x, there)
+        hot_of = self._fit_few(x, there)
+        statistics = self._fit_many(x, there, targets_of(y), seed)
         self.flag = torch.from_numpy(np.flatnonzero(there.any(0) & ~there.all(0)))
         owners = [self.number.numpy(), hot_of, np.repeat(self.many.numpy(), self.statistic.shape[1])]
         view = np.concatenate([self.inputs.view[np.concatenate(owners)], self.inputs.flag_view[self.flag.numpy()]])
         self.view = torch.from_numpy(view.astype(np.int64))
         self.spread = torch.ones(len(view))
         self.spread[: len(self.number)] = self._spread(view[: len(self.number)])
-        return self._matrix(torch.from_numpy(x), torch.from_numpy(there), torch.from_numpy(statistics)).numpy()
+        z = np.empty((len(x), len(view)), np.float32)
+        for some in _chunks(len(x)):
+            z[some] = self._matrix(*(torch.from_numpy(part[some]) for part in (x, there, statistics))).numpy()
+        return z
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
         seen = there[:, self._owner(there)[self.many]]
@@ -103,13 +105,18 @@ class Design(Fitted):
         hot = numbers.new_zeros(len(x), columns + 1).scatter(1, at, 1.0)[:, :columns]
         return torch.cat([numbers, hot, statistics.to(numbers), there[:, self.flag].to(numbers)], 1)
 
-    def _fit_numbers(self, x: np.ndarray, seen: np.ndarray) -> None:
+    def _fit_numbers(self, x: np.ndarray, there: np.ndarray) -> None:
         number = np.flatnonzero(self.inputs.cardinality == 0)
-        x, seen = x[:, number], seen[:, number]
-        count = seen.sum(0).clip(min=1)
-        mean = (x.sum(0, dtype=np.float64) / count).astype(np.float32)
-        apart = (x - mean) * seen
-        scale = np.sqrt(np.square(apart, out=apart).sum(0, dtype=np.float64) / count)
+        owner = self.inputs.owner[number]
+        count = there.sum(0)[owner].clip(min=1)
+        total, squares = np.zeros(len(number)), np.zeros(len(number))
+        for some in _chunks(len(x)):
+            total += np.where(there[some][:, owner], x[some][:, number], 0.0).sum(0, dtype=np.float64)
+        mean = (total / count).astype(np.float32)
+        for some in _chunks(len(x)):
+            apart = np.where(there[some][:, owner], x[some][:, number] - mean, 0.0)
+            squares += np.square(apart, out=apart).sum(0, dtype=np.float64)
+        scale = np.sqrt(squares / count)
         varies = scale > 1e-6 * np.abs(mean) + 1e-12
         self.number = torch.from_numpy(number[varies])
         self.mean, self.scale = torch.from_numpy(mean[varies]), torch.from_numpy(scale[varies].astype(np.float32))
@@ -119,14 +126,14 @@ class Design(Fitted):
         mean = np.bincount(view, squares) / np.bincount(view).clip(min=1)
         return torch.from_numpy(np.sqrt(squares / mean[view])).float()
 
-    def _fit_few(self, x: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    def _fit_few(self, x: np.ndarray, there: np.ndarray) -> np.ndarray:
         """-> [columns] the feature of each column of 0 and 1."""
         sizes = self.inputs.cardinality
         few = np.flatnonzero((sizes > 0) & (sizes <= self.most_values))
         places: list[np.ndarray] = [np.zeros(0, np.int64)]
         hot_of: list[int] = []
         for f in few:
-            count = np.bincount(_values(x[:, f], sizes[f])[seen[:, f]], minlength=sizes[f])
+            count = np.bincount(_values(x[there[:, self.inputs.owner[f]], f], sizes[f]), minlength=sizes[f])
             own = (count >= min(_RARE, len(x))) & (count < len(x))
             rare = ~own & (count < len(x))  # values that no training row has too
             place = np.where(own, np.cumsum(own) - 1, -1)
@@ -140,14 +147,15 @@ class Design(Fitted):
         self.few_start = torch.from_numpy(np.cumsum([0, *sizes[few]]))
         return np.array(hot_of, np.int64)
 
-    def _fit_many(self, x: np.ndarray, seen: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    def _fit_many(self, x: np.ndarray, there: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
         """-> [L, categories of many values * outputs] of the training rows."""
         sizes = self.inputs.cardinality
-        many = np.flatnonzero((sizes > self.most_values) & seen.any(0))
+        many = np.flatnonzero((sizes > self.most_values) & np.any(there, axis=0)[self.inputs.owner])
         fold = np.random.default_rng(seed).permutation(len(x)) % _FOLDS
         tables, columns = [np.zeros((0, y.shape[1]), np.float32)], [np.zeros((len(x), 0), np.float32)]
         for f in many:
-            value, absent = _values(x[:, f], sizes[f]), ~seen[:, f]
+            absent = ~there[:, self.inputs.owner[f]]
+            value = _values(np.where(absent, 0.0, x[:, f]), sizes[f])
             found = [_statistic(value, fold, np.where(absent, np.nan, t), sizes[f], self.standardise) for t in y.T]
             tables.append(np.stack([table for table, _ in found], 1))
             rows = np.stack([row for _, row in found], 1)
@@ -156,6 +164,19 @@ class Design(Fitted):
         self.many, self.many_start = torch.from_numpy(many), torch.from_numpy(np.cumsum([0, *sizes[many]]))
         self.statistic = torch.from_numpy(np.concatenate(tables).astype(np.float32))
         return np.concatenate(columns, 1).astype(np.float32)
+
+
+def variances(z: np.ndarray) -> np.ndarray:
+    """[L, D] float32 -> [D] float64, of columns that are about standardised."""
+    total, squares = np.zeros(z.shape[1]), np.zeros(z.shape[1])
+    for some in _chunks(len(z)):
+        total += z[some].sum(0, dtype=np.float64)
+        squares += np.square(z[some]).sum(0, dtype=np.float64)
+    return (squares / max(len(z), 1) - (total / max(len(z), 1)) ** 2).clip(min=0.0)
+
+
+def _chunks(rows: int) -> list[slice]:
+    return [slice(at, at + _CHUNK) for at in range(0, rows, _CHUNK)]
 
 
 def targets_of(y: np.ndarray) -> np.ndarray:

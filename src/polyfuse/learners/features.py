@@ -197,8 +197,27 @@ def _encoded(prepared: Prepared | PreparedTable, encoder: Encoder, device: torch
 # -- one vector a row ---------------------------------------------------------------------------------------------
 
 
+def averaged(stored: Any) -> Any:
+    """`Features`, or two `Joined`, with the mean of every cell's tokens in their place.
+
+    Those of one token a cell are left as they are, and where they are: on disk.
+    """
+    if isinstance(stored, Joined):
+        return Joined(averaged(stored.first), averaged(stored.second), stored.size)
+    flat, offsets = stored.arrays["features"], stored.offsets
+    lengths = np.diff(offsets)
+    if (lengths == 1).all():
+        return stored
+    means = np.empty((len(lengths), flat.shape[1]), np.float32)
+    for at in range(0, len(lengths), _CHUNK):
+        own = offsets[at : at + _CHUNK + 1]
+        means[at : at + _CHUNK] = np.add.reduceat(flat[own[0] : own[-1]], own[:-1] - own[0], axis=0)
+    means /= lengths[:, None]
+    return Features(stored.index, {"features": means}, np.arange(len(means) + 1), key=stored.key)
+
+
 def vectors(stored: Features | Joined, rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """One vector a row: the mean of its tokens.
+    """One vector a row, of cells `averaged`.
 
     Shapes:
         -> x [R, F] float32, there [R, G] bool; zero and False where the row has no cell
@@ -210,17 +229,10 @@ def vectors(stored: Features | Joined, rows: np.ndarray, layout: Layout) -> tupl
         for part, mine, start in parts:
             x[mine], there[mine] = vectors(part, rows[mine] - start, layout)
         return x, there
-    units, flat, offsets = stored.index[rows], stored.arrays["features"], stored.offsets
-    assert offsets is not None, "features lie flat"
+    units, flat = stored.index[rows], stored.arrays["features"]
     x = np.zeros((len(rows), flat.shape[1]), np.float32)
     at = np.flatnonzero(units >= 0)
-    lengths = offsets[units[at] + 1] - offsets[units[at]]
-    if len(at):
-        if (lengths == 1).all():
-            x[at] = flat[offsets[units[at]]]
-        else:
-            tokens = flat[np.concatenate([np.arange(offsets[u], offsets[u + 1]) for u in units[at]])]
-            x[at] = np.add.reduceat(tokens, np.cumsum(lengths) - lengths, axis=0) / lengths[:, None]
+    x[at] = flat[units[at]]
     return _parted(x, units >= 0, layout)
 
 

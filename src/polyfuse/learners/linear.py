@@ -73,7 +73,8 @@ class Linear(Dense):
         by_ridge = self.kind == "numbers" or self.solver == "ridge" or (self.solver == "auto" and logistic > _DEAR)
         sizes = sized(self.design, z, 0.5)  # half way between the two that others choose from
         sizes *= np.float32((z.shape[1] / max(len(self.design.view.unique()), 1)) ** 0.5)  # a column varies by about one
-        z, turned = z * sizes, None
+        z *= sizes
+        turned = None
         if z.shape[1] > len(z):  # the weights lie in the span of the rows: learn in that, which changes nothing but the time
             turned, triangle = np.linalg.qr(z.T)
             z = np.ascontiguousarray(triangle.T)

@@ -62,11 +62,12 @@ class Scored(Learner):
         seed: int = 0,
     ) -> None:
         rows, y, weight, groups = self.begin(y, weight, groups)
-        there = there[rows]
-        self.learn(self.design.fit_transform(x[rows], there, y, seed), there, y, weight, groups, seed)
+        if len(rows) < len(x):  # else as they are: a copy is as large as the table
+            x, there = x[rows], there[rows]
+        self.learn(self.design.fit_transform(x, there, y, seed), there, y, weight, groups, seed)
 
     def learn(self, z: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
-        """Learn from the rows that teach: z [R, D] as `design` has them, there [R, G], the others as of `begin`."""
+        """Learn from the rows that teach: z [R, D] as `design` has them, free to be changed, there [R, G], the others as of `begin`."""
         raise NotImplementedError
 
     def begin(

@@ -23,11 +23,12 @@ from ..core.progress import Progress
 from ..data import Dataset, Features, Fold, Joined, Store
 from ..ensemble import shallow, side_by_side
 from ..learners import Interrupted, TrainOptions, outputs, train
-from ..learners.features import vectors
+from ..learners.features import averaged, vectors
 from ..model import Model
 from ..ready import Ready, new_bundle
 
 FORMAT = 1  # of a stored step
+_CHUNK = 4096  # rows whose features are gathered at a time
 _SEEN = 10  # rows a pattern of present views must have for a learner to speak of it
 
 
@@ -41,7 +42,7 @@ class Table:
         whole: the rows of the last fit; None where there is one fold, whose fit is the last.
         tasks: of the targets, fitted.
         groups: [rows of the table] which belong together, or None; they are on one side of every fold already.
-        features: {view: the features of each of its encoders}.
+        features: {view: the features of each of its encoders, one vector a cell}.
         layouts: {view: what they are, side by side}.
     """
 
@@ -53,7 +54,6 @@ class Table:
     features: dict[str, list[Features | Joined]] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     _parts: dict[str, list[Layout]] = field(default_factory=dict)
-    _vectors: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def data(self) -> Dataset:
@@ -61,7 +61,8 @@ class Table:
 
     def add(self, view: str, features: list[Features | Joined], layouts: list[Layout]) -> None:
         """The features of a view, one of each of its encoders."""
-        self.features[view], self._parts[view], self.layouts[view] = features, layouts, side_by_side(layouts)
+        self.features[view] = [averaged(f) for f in features]
+        self._parts[view], self.layouts[view] = layouts, side_by_side(layouts)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -69,14 +70,17 @@ class Table:
         parts = [self.whole] if self.whole is not None else [r for fold in self.folds for r in (fold.train, fold.held, fold.test)]
         return np.unique(np.concatenate(parts))
 
-    def inputs(self, views: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """x [R, F] and there [R, G] of `rows`."""
-        for view in views:
-            if view not in self._vectors:
-                each = [vectors(f, self.rows, own) for f, own in zip(self.features[view], self._parts[view])]
-                self._vectors[view] = np.concatenate([x for x, _ in each], 1), np.concatenate([t for _, t in each], 1)
-        found = [self._vectors[v] for v in views]
-        return np.concatenate([x for x, _ in found], 1), np.concatenate([t for _, t in found], 1)
+    def inputs(self, views: Sequence[str], at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x [L, F] and there [L, G] of `rows[at]`, read from where the features lie: they may be larger than the memory."""
+        parts = [part for v in views for part in zip(self.features[v], self._parts[v])]
+        x = np.empty((len(at), sum(len(own.owner) for _, own in parts)), np.float32)
+        there = np.empty((len(at), sum(own.flags for _, own in parts)), bool)
+        for start in range(0, len(at), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            each = [vectors(f, self.rows[at[some]], own) for f, own in parts]
+            np.concatenate([v for v, _ in each], 1, out=x[some])
+            np.concatenate([t for _, t in each], 1, out=there[some])
+        return x, there
 
     def truth(self, target: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """Which of `rows` have a label that can be learned [R] bool, and what a learner makes of it, [R, ...] with junk elsewhere."""
@@ -117,7 +121,6 @@ def learn(member: dict[str, Any], table: Table, seed: int, store: Store) -> Fitt
 
 def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
     rows, views = table.rows, member["views"]
-    x, there = table.inputs(views)
     present = table.data.present(rows)[:, [list(table.data.views).index(v) for v in views]]
     weight = None if table.data.weight is None else table.data.weight[rows]
     made = shallow(member, table.tasks, table.layouts)
@@ -131,14 +134,14 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
             if not len(use):
                 use = at[known[at]]
             groups = None if table.groups is None else table.groups[rows[use]]
-            into.fit(x[use], there[use], y[use], None if weight is None else weight[use], groups, seed=seed)
+            into.fit(*table.inputs(views, use), y[use], None if weight is None else weight[use], groups, seed=seed)
 
         for fold in table.folds:
             last = table.whole is None
             one = learner if last else shallow(member, table.tasks, table.layouts).learners[made.targets.index(t)]
             fit(np.searchsorted(rows, np.sort(fold.train if last else np.concatenate([fold.train, fold.held]))), one)
             at = np.searchsorted(rows, fold.test)
-            out = answered(one, x[at], there[at])
+            out = _answered(one, table, views, at)
             outs.setdefault(t, torch.zeros(len(rows), *out.shape[1:]))[at] = out
             covered[at] = True
         if table.whole is not None:
@@ -156,14 +159,11 @@ def _patterns(present: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def answered(learner: Any, x: np.ndarray, there: np.ndarray, chunk: int = 4096) -> Tensor:
+def _answered(learner: Any, table: Table, views: Sequence[str], at: np.ndarray) -> Tensor:
     """What a learner says of many rows, a few at a time."""
     learner.eval()
-    parts = [
-        learner(torch.from_numpy(x[at : at + chunk]), torch.from_numpy(there[at : at + chunk])).float()
-        for at in range(0, max(len(x), 1), chunk)
-    ]
-    return torch.cat(parts)
+    chunks = [at[start : start + _CHUNK] for start in range(0, max(len(at), 1), _CHUNK)]
+    return torch.cat([learner(*map(torch.from_numpy, table.inputs(views, some))).float() for some in chunks])
 
 
 def network(

@@ -265,12 +265,10 @@ class Learned:
 
 
 def _one_by_one(table: Table, folds: list[Fold]) -> Iterator[Table]:
-    """The table once for each fold, to be learned from and answered apart; vectors that all have in common are shared."""
-    shared: dict[str, Any] = {}
+    """The table once for each fold, to be learned from and answered apart."""
     for fold in folds:
         both = Fold(np.union1d(fold.train, fold.held), fold.held[:0], fold.test)
-        own = replace(table, folds=[both], whole=None, _vectors=shared)
-        yield own if np.array_equal(own.rows, table.rows) else replace(own, _vectors={})
+        yield replace(table, folds=[both], whole=None)
 
 
 def described(ready: Ready, device: str | None) -> Course:
