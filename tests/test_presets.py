@@ -208,6 +208,19 @@ def test_a_budget_that_is_too_small_still_answers(tmp_path):
     assert bundle.predict_rows(planted(1))[0]["answer"]["label"]["value"]
 
 
+def test_steps_that_take_longer_than_expected_are_started_only_where_there_is_time_for_them(monkeypatch):
+    from polyfuse.presets import course, crossfit
+
+    def slowly(*arguments):
+        found = crossfit.learn(*arguments)
+        found.seconds = 100.0  # of the two that a linear member is expected to take
+        return found
+
+    monkeypatch.setattr(course, "learn", slowly)
+    names = [m["name"] for m in fit(planted(90, seed=16), time="30s").card["members"]]
+    assert "linear on table" in names and "linear on all" not in names
+
+
 def test_the_plan_is_told_and_nothing_is_learned(tmp_path, capsys):
     plan = fit(planted(60), dry_run=True, quiet=False, out=tmp_path / "b")
     told = capsys.readouterr().err

@@ -25,6 +25,8 @@ from .crossfit import Fitted, Table, learn, network
 from .plan import Plan, Step, folds_for, make_plan
 from .selection import Said, judged, tempered, told
 
+_JUDGING = 0.05  # of the budget: kept for weighing the members and building the bundle
+
 
 @dataclass
 class Member:
@@ -101,7 +103,7 @@ class Course:
                     if self.save and step.deep and judged < len(self.members):  # it may take long: what is there by now is worth keeping
                         self.save(self.bundle())
                         judged = len(self.members)
-                    if self.members and self.left() < (0 if step.needed else min(step.seconds, 0.5 * self.plan.budget_s)):
+                    if self.members and not step.needed and self.left() < _JUDGING * self.plan.budget_s + self._wanted(step):
                         say(f"  {step.name}: left out, the time is nearly up", "yellow")
                         continue
                     self._make(step)
@@ -111,10 +113,16 @@ class Course:
                     raise RecipeError("fit", "was interrupted before anything had been learned", fix="run it again") from None
                 say("interrupted: keeping what is learned so far", "yellow")
 
+    def _wanted(self, step: Step) -> float:
+        """Seconds that a step will take, as the steps so far took against what was expected; a network makes do with half the budget."""
+        made = [(m.fitted.seconds, m.step.seconds) for m in self.members if not m.fitted.stored and not m.step.deep]
+        pace = sum(took for took, _ in made) / max(sum(expected for _, expected in made), 1e-9)
+        return min(step.seconds, 0.5 * self.plan.budget_s) if step.deep else step.seconds * max(pace, 1.0)
+
     def _make(self, step: Step) -> None:
         store = self.run.store
         if step.deep:
-            seconds = max(self.left() - 0.05 * self.plan.budget_s, 2.0)
+            seconds = max(self.left() - _JUDGING * self.plan.budget_s, 2.0)
             fitted = network(step.member, self.table, self.seed, store, seconds=seconds, device=self.device, progress=Progress(quiet=True))
             step.member = {**step.member, "models": fitted.models}
         else:
