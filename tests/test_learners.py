@@ -60,7 +60,9 @@ def planted(rows, features, classes, noise=0.7, seed=0):
 
 # -- the matrix -----------------------------------------------------------------------------------------------------
 
-MIXED = Inputs(("a", "b"), np.array([0, 0, 0, 1, 1]), np.array([0, 0, 5, 100, 0]), np.array([0, 1, 1, 2, 3]), np.array([0, 0, 1, 1]))
+MIXED = Inputs(
+    ("a", "b"), np.array([0, 0, 0, 1, 1]), np.array([0, 0, 5, 100, 0]), np.array([0, 1, 1, 2, 3]), np.array([0, 0, 1, 1]), np.zeros(5, bool)
+)
 
 
 def mixed(rows=400):
@@ -94,7 +96,7 @@ def test_matrix_of_numbers_categories_and_flags():
 
 def test_a_row_does_not_find_its_own_target_in_its_statistic():
     """Where every row has a value of its own, the other rows tell nothing of it: the statistic must be constant."""
-    inputs = Inputs(("a",), np.zeros(1, np.int64), np.array([500]), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    inputs = Inputs(("a",), np.zeros(1, np.int64), np.array([500]), np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, bool))
     x, there, y = np.arange(300)[:, None].astype(np.float32), np.ones((300, 1), bool), np.arange(300) % 2
     z = Design(inputs).fit_transform(x, there, y)
     assert np.ptp(z) < 1e-9
@@ -105,7 +107,7 @@ def test_statistics_are_means_of_the_other_rows():
     value = rng.integers(0, 40, 2000)
     effect = rng.normal(size=40)
     y = (effect[value] + 0.5 * rng.normal(size=2000))[:, None]
-    inputs = Inputs(("a",), np.zeros(1, np.int64), np.array([60]), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    inputs = Inputs(("a",), np.zeros(1, np.int64), np.array([60]), np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, bool))
     design = Design(inputs, standardise=False)
     x, there = value[:, None].astype(np.float32), np.ones((2000, 1), bool)
     z = design.fit_transform(x, there, y)

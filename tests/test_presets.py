@@ -199,7 +199,7 @@ def test_an_interrupt_keeps_what_is_learned(monkeypatch):
 
     monkeypatch.setattr(course, "learn", second_time)
     bundle = fit(planted(90, seed=14))
-    assert [m["name"] for m in bundle.card["members"]] == ["linear on note", "linear on table", "product of linear"]
+    assert [m["name"] for m in bundle.card["members"]] == ["linear on note", "linear on table", "product of the best"]
     assert bundle.predict_rows(planted(2))[0]["answer"]["label"]["value"]
 
 
@@ -443,7 +443,7 @@ def test_views_that_err_apart_are_multiplied(tmp_path):
     rows = [{"one": hint(y), "two": hint(y), "three": hint(y), "label": f"class {y}"} for y in labels]
     bundle = fit(rows, columns=dict.fromkeys(("one", "two", "three"), "text") | {"label": "category"})
     names = {m["name"]: m for m in bundle.card["members"]}
-    assert names["product of linear"]["weight"] > 0 and names["product of linear"]["score"] > names["linear on one"]["score"]
+    assert names["product of the best"]["weight"] > 0 and names["product of the best"]["score"] > names["linear on one"]["score"]
     again = pf.Bundle.load(bundle.save(tmp_path / "b"))
     for row in (rows[0], {"one": rows[0]["one"]}, {}):
         assert again.predict_rows([row])[0]["answer"] == bundle.predict_rows([row])[0]["answer"]

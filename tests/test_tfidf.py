@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from polyfuse.core import RecipeError
-from polyfuse.modalities.text import Text, TextTfidf, tfidf
+from polyfuse.modalities.text import Text, TextTfidf, ngrams, tfidf
 
 REVIEWS = [
     "Red shoes, red laces and a red box!",
@@ -71,7 +71,7 @@ def plain_similarities(cells: list[list[str]], power: float) -> np.ndarray:
 def test_counts_are_those_of_plain_loops(kind, plain, power):
     encoder, _ = fitted(REVIEWS, pieces=True)
     terms = getattr(encoder, kind)
-    counts = terms.count(tfidf._characters(REVIEWS))
+    counts = terms.count(ngrams.characters(REVIEWS))
     cells = [plain(cell) for cell in REVIEWS]
     assert counts.shape == (len(REVIEWS), len({term for cell in cells for term in cell}))
     assert np.allclose((counts @ counts.T).toarray(), plain_similarities(cells, power), atol=1e-5)
@@ -80,8 +80,8 @@ def test_counts_are_those_of_plain_loops(kind, plain, power):
 def test_a_text_without_spaces_counts_its_characters_and_their_pairs():
     cells = ["红色的鞋子", "红色的帽子", "👟👍🏽"]
     words = ["红 色 的 鞋 子", "红 色 的 帽 子", "👟 👍"]  # the tone of a skin is no word
-    ours = tfidf._counted(*tfidf._words(tfidf._characters(cells)))
-    spaced = tfidf._counted(*tfidf._words(tfidf._characters(words)))
+    ours = ngrams.counted(*ngrams.words_of(ngrams.characters(cells)))
+    spaced = ngrams.counted(*ngrams.words_of(ngrams.characters(words)))
     assert all(np.array_equal(a, b) for a, b in zip(ours, spaced))
     assert np.bincount(ours[0]).tolist() == [5 + 4, 5 + 4, 2 + 1]
 
@@ -98,12 +98,12 @@ def test_a_text_without_spaces_counts_its_characters_and_their_pairs():
     ],
 )
 def test_what_makes_no_other_words(cell, same):
-    a, b = (tfidf._counted(*tfidf._words(tfidf._characters([text]))) for text in (cell, same))
+    a, b = (ngrams.counted(*ngrams.words_of(ngrams.characters([text]))) for text in (cell, same))
     assert np.array_equal(a[1], b[1]) and np.array_equal(a[2], b[2])
 
 
 def test_a_mark_belongs_to_its_letter():
-    assert len(tfidf._words(tfidf._characters(["हिन्दी"]))[0]) == 1
+    assert len(ngrams.words_of(ngrams.characters(["हिन्दी"]))[0]) == 1
 
 
 def test_directions_are_orthogonal_over_the_cells_learned_from_and_the_first_is_the_strongest():
@@ -121,7 +121,7 @@ def test_directions_are_orthogonal_over_the_cells_learned_from_and_the_first_is_
 
 def test_every_similarity_survives_where_there_are_directions_enough():
     encoder, codec = fitted(REVIEWS, dims=16)
-    counts = encoder._counts(tfidf._characters(REVIEWS)).toarray()
+    counts = encoder.counts(ngrams.characters(REVIEWS)).toarray()
     found = encoder.directions.float().numpy()
     back = (counts @ found) @ np.linalg.pinv(found)
     assert np.allclose(back, counts, atol=1e-2)
@@ -216,10 +216,10 @@ def test_fit_keeps_a_sample_of_the_whole_stream(monkeypatch):
     monkeypatch.setattr(tfidf, "_CELLS", 50)
     codec = Text("review")
     batches = [collated(codec, [f"{word} shoes"] * 20) for word in ("red", "blue", "green", "black", "white") for _ in range(10)]
-    kept = TextTfidf(codec, 8)._texts(tfidf._sample(iter(batches)))
+    kept = TextTfidf(codec, 8).texts(tfidf._sample(iter(batches)))
     found = Counter(text.split()[0] for text in kept)
     assert len(kept) == 50 and len(found) == 5 and max(found.values()) < 20
-    assert kept == TextTfidf(codec, 8)._texts(tfidf._sample(iter(batches)))
+    assert kept == TextTfidf(codec, 8).texts(tfidf._sample(iter(batches)))
 
 
 def test_words_of_a_checkpoint_are_whole(tmp_path):

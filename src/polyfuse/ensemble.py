@@ -19,30 +19,40 @@ class Seen:
 
     Args:
         features: {view: x [B, F], there [B, G]}.
+        sparse: the same for learners that are sparse, of the views that have sparse features.
         tokens: of each network, in the order of the members.
         present: {view: [B] bool}.
     """
 
     features: dict[str, tuple[Tensor, Tensor]]
+    sparse: dict[str, tuple[Tensor, Tensor]]
     tokens: list[Tokens]
     present: dict[str, Tensor]
 
     def hide(self, hidden: dict[str, Tensor]) -> "Seen":
         """Without the views of the rows where hidden[view] [B] is True: the same as never having had them."""
-        features, present = dict(self.features), dict(self.present)
+        features, sparse, present = dict(self.features), dict(self.sparse), dict(self.present)
         for view, gone in hidden.items():
-            x, there = features[view]
-            features[view] = x.masked_fill(gone.unsqueeze(1), 0.0), there & ~gone.unsqueeze(1)
+            for described in (features, sparse):
+                if view in described:
+                    x, there = described[view]
+                    described[view] = x.masked_fill(gone.unsqueeze(1), 0.0), there & ~gone.unsqueeze(1)
             present[view] = present[view] & ~gone
-        return replace(self, features=features, present=present, tokens=[t.hide(hidden) for t in self.tokens])
+        return Seen(features, sparse, [t.hide(hidden) for t in self.tokens], present)
 
     def exchange(self, others: dict[str, "Seen"]) -> "Seen":
         """The batch, some views taken from elsewhere."""
         return Seen(
             {v: others.get(v, self).features[v] for v in self.features},
+            {v: others.get(v, self).sparse[v] for v in self.sparse},
             [t.exchange({v: o.tokens[i] for v, o in others.items()}) for i, t in enumerate(self.tokens)],
             {v: others.get(v, self).present[v] for v in self.present},
         )
+
+    def inputs(self, views: Sequence[str], sparse: bool = False) -> tuple[Tensor, Tensor]:
+        """The features and flags of some views side by side, as a learner gets them."""
+        found = [(self.sparse if sparse and v in self.sparse else self.features)[v] for v in views]
+        return torch.cat([x for x, _ in found], 1), torch.cat([there for _, there in found], 1)
 
 
 class Describer(nn.Module):
@@ -57,17 +67,17 @@ class Describer(nn.Module):
         self.encoders = nn.ModuleList(parts)
         self.layouts = [layout_of(e, w) for e, w in zip(parts, widths)]
 
-    @property
-    def layout(self) -> Layout:
-        return side_by_side(self.layouts)
+    def layout(self, sparse: bool) -> Layout:
+        """Of what a learner gets of the view."""
+        return side_by_side([self.layouts[i] for i in chosen(self.layouts, sparse)])
 
-    def forward(self, batch: Batch, view: str) -> tuple[Tensor, Tensor]:
-        """-> x [B, F], there [B, G]."""
-        cells = batch.cells[view]
-        layout = self.layout
+    def forward(self, batch: Batch, view: str, sparse: bool) -> tuple[Tensor, Tensor]:
+        """-> x [B, F], there [B, G], for learners that are sparse or for the others."""
+        cells, layout = batch.cells[view], self.layout(sparse)
         x, there = torch.zeros(cells.size, len(layout.owner)), torch.zeros(cells.size, layout.flags, dtype=torch.bool)
-        if len(cells.rows):
-            found = [vector_of(e.features(cells.x), own) for e, own in zip(self.encoders, self.layouts)]  # type: ignore[operator]
+        parts: list[Any] = [(self.encoders[i], self.layouts[i]) for i in chosen(self.layouts, sparse)]
+        if len(cells.rows) and parts:
+            found = [vector_of(encoder.features(cells.x), own) for encoder, own in parts]
             x[cells.rows] = torch.cat([f for f, _ in found], 1).float()
             there[cells.rows] = torch.cat([t for _, t in found], 1)
         return x, there
@@ -83,14 +93,14 @@ class Shallow(Fitted):
 
     def __init__(self, views: Sequence[str], made: Sequence[Learner | None]):
         super().__init__()
-        self.views = list(views)
+        self.views, self.sparse = list(views), any(learner is not None and learner.sparse for learner in made)
         self.targets = [i for i, learner in enumerate(made) if learner is not None]
         self.learners = nn.ModuleList([learner for learner in made if learner is not None])
         self.register_buffer("patterns", torch.ones(1, len(views), dtype=torch.bool))  # [patterns, views]
 
     def forward(self, seen: Seen) -> tuple[dict[int, Tensor], Tensor]:
         """-> {target's number: out}, speaks [B]."""
-        x, there = inputs_of(seen.features, self.views)
+        x, there = seen.inputs(self.views, self.sparse)
         present = torch.stack([seen.present[v] for v in self.views], 1)
         return {t: learner(x, there) for t, learner in zip(self.targets, self.learners)}, met(present, self.patterns)
 
@@ -159,7 +169,7 @@ class Ensemble(Fitted):
         self.described = [v for v, _ in described]
         self.describers: Any = nn.ModuleList(Describer(made, about["widths"][v]) for v, made in described)
         self.names = [m["name"] for m in about["members"]]
-        layouts: dict[str, Layout] = {v: d.layout for v, d in zip(self.described, self.describers)}  # type: ignore[misc]
+        layouts: dict[str, list[Layout]] = {v: d.layouts for v, d in zip(self.described, self.describers)}  # type: ignore[misc]
         members: list[nn.Module] = []
         for member in about["members"]:
             if "learner" in member:
@@ -187,9 +197,11 @@ class Ensemble(Fitted):
         return {v: configs[0] for v, configs in found.items() if configs}
 
     def encode(self, batch: Batch) -> Seen:
-        features = {v: describer(batch, v) for v, describer in zip(self.described, self.describers)}
+        described = list(zip(self.described, self.describers))
+        features = {v: describer(batch, v, False) for v, describer in described}
+        sparse = {v: describer(batch, v, True) for v, describer in described if any(own.sparse for own in describer.layouts)}
         tokens = [t for m in self.members if isinstance(m, Deep) for t in m.tokens(batch)]
-        return Seen(features, tokens, {v: batch.cells[v].present() for v in self.views})
+        return Seen(features, sparse, tokens, {v: batch.cells[v].present() for v in self.views})
 
     def said(self, seen: Seen) -> list[tuple[dict[int, Tensor], Tensor]]:
         """What each member says: {target's number: out}, and of which rows it may speak [B]."""
@@ -228,7 +240,7 @@ class Ensemble(Fitted):
             -> [B, F] or [B, models * D]
         """
         if self.described:
-            return inputs_of(seen.features, self.described)[0]
+            return seen.inputs(self.described)[0]
         models = [m for member in self.members for m in member.models]
         return torch.cat([m.embed(replace(t, spans={m.spans[v]: s for v, s in t.spans.items()})) for m, t in zip(models, seen.tokens)], 1)
 
@@ -268,10 +280,14 @@ def product(task: Task, outs: Tensor, speaks: Tensor) -> Tensor:
     return (evidence * speaks.unsqueeze(-1)).sum(1) - (count - 1) * prior
 
 
-def shallow(member: dict[str, Any], made: Sequence[Task], layouts: dict[str, Layout]) -> Shallow:
-    """A member's learners, not fitted yet; none for a target that its learner cannot take."""
-    inputs = Inputs.of({v: layouts[v] for v in member["views"]})
+def shallow(member: dict[str, Any], made: Sequence[Task], layouts: dict[str, list[Layout]]) -> Shallow:
+    """A member's learners, not fitted yet; none for a target that its learner cannot take.
+
+    Args:
+        layouts: {view: of each of its encoders}.
+    """
     part = learners.get(member["learner"])
+    inputs = Inputs.of({v: side_by_side([layouts[v][i] for i in chosen(layouts[v], part.sparse)]) for v in member["views"]})
     fitting = [t.learned_as in part.takes for t in made]
     return Shallow(
         member["views"], [learners.build(member["learner"], t, inputs, **member["options"]) if f else None for t, f in zip(made, fitting)]
@@ -280,22 +296,24 @@ def shallow(member: dict[str, Any], made: Sequence[Task], layouts: dict[str, Lay
 
 def layout_of(encoder: Encoder, width: int) -> Layout:
     """What the vector of an encoder is; where it does not say, `width` numbers that are there with the view."""
-    return encoder.layout or Layout((0,) * width, (0,) * width, 1)
+    return encoder.layout or Layout((0,) * width, (0,) * width, 1, encoder.sparse)
+
+
+def chosen(layouts: Sequence[Layout], sparse: bool) -> list[int]:
+    """Which of a view's encoders a learner looks at: a sparse one at those that are sparse, if there are any, else at the others."""
+    sparse = sparse and any(own.sparse for own in layouts)
+    return [i for i, own in enumerate(layouts) if own.sparse == sparse]
 
 
 def side_by_side(layouts: Sequence[Layout]) -> Layout:
-    """Several encoders of one view as one."""
+    """Several encoders of one view as one; all of them are sparse, or none."""
     owner: list[int] = []
     flags = 0
     for layout in layouts:
         owner += [flags + o for o in layout.owner]
         flags += layout.flags
-    return Layout(tuple(c for layout in layouts for c in layout.cardinality), tuple(owner), flags)
-
-
-def inputs_of(features: dict[str, tuple[Tensor, Tensor]], views: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The features and flags of some views side by side."""
-    return torch.cat([features[v][0] for v in views], 1), torch.cat([features[v][1] for v in views], 1)
+    sparse = any(layout.sparse for layout in layouts)
+    return Layout(tuple(c for layout in layouts for c in layout.cardinality), tuple(owner), flags, sparse)
 
 
 def named(model: Model, tokens: Tokens) -> Tokens:

@@ -13,7 +13,6 @@ from .core import DataError, Inputs, Layout, TableCodec
 from .core.progress import Progress
 from .data import Opener, Store, Table, look, raw_values
 from .data.rows import assemble
-from .ensemble import inputs_of
 from .learners.design import Design
 from .presets import Course, Plan, features_for
 from .presets import Table as Features
@@ -55,7 +54,7 @@ def describe(
         if column.modality == "category":
             recipe["codecs"][column.name].setdefault("most", _VALUES)
     ready = make_ready(Run(schema, recipe, table, progress, store, threads, 0.1, False), whole=True)
-    plan = Plan("features", np.inf, features_for(ready.data.codecs, recipe), {}, [], 0)
+    plan = Plan("features", np.inf, features_for(ready.data.codecs, recipe, sparse=False), {}, [], 0)
     features = Features(ready, [], ready.rows, [])
     course = Course(ready, plan, features, clock.monotonic(), seed, device, None)
     course.encode()
@@ -73,7 +72,7 @@ def describe(
 def new_design(bundle: Bundle) -> Design:
     """What makes a matrix of the features of the bundle's encoders, not fitted yet: no value of a category is told by a target."""
     model = bundle.model
-    inputs = Inputs.of({view: d.layout for view, d in zip(model.described, model.describers)})
+    inputs = Inputs.of({view: d.layout(False) for view, d in zip(model.described, model.describers)})
     return Design(inputs, most_values=int(inputs.cardinality.max(initial=0)))
 
 
@@ -85,7 +84,7 @@ def matrix(bundle: Bundle, design: Design, table: Table) -> np.ndarray:
         rows = np.arange(at, min(at + _CHUNK, len(table)))
         raws = {c.name: list(raw_values(table, c, rows)) for c in bundle.schema.having("input")}
         seen = bundle.model.encode(assemble(raws, len(rows), bundle.views, opener)[0])
-        found.append(design(*inputs_of(seen.features, bundle.model.described)).numpy())
+        found.append(design(*seen.inputs(bundle.model.described)).numpy())
     return np.concatenate(found)
 
 

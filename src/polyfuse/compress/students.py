@@ -11,7 +11,7 @@ from ..bundle import Bundle, build
 from ..card import about_data, make_card, versions
 from ..core import RecipeError, Task
 from ..data import Fold
-from ..ensemble import Ensemble, shallow
+from ..ensemble import Ensemble, shallow, side_by_side
 from ..learners import Interrupted, TrainOptions, outputs, train
 from ..model import Model
 from ..presets import Course, Plan, Table, features_for
@@ -67,7 +67,7 @@ def linear(ready: Ready, lesson: Lesson, teacher: Bundle, trust: float, by_label
     data, recipe = ready.data, ready.run.recipe
     tasks: Any = teacher.model.tasks
     table = Table(ready, [Fold(ready.rows, ready.rows[:0], ready.held)], None, tasks)
-    todo = Plan("", math.inf, features_for(data.codecs, recipe), {}, [], 1)
+    todo = Plan("", math.inf, features_for(data.codecs, recipe, sparse=False), {}, [], 1)
     course = Course(ready, todo, table, clock.monotonic(), recipe["seed"], None, None)
     course.encode()
     views = list(course.encoders)
@@ -84,7 +84,8 @@ def linear(ready: Ready, lesson: Lesson, teacher: Bundle, trust: float, by_label
     weight = np.ones(len(at)) if data.weight is None else data.weight[ready.rows].astype(np.float64)
     if len(views) > 1:
         hidden = present & ~_hide(present, recipe["seed"])
-        widths = [len(table.layouts[v].owner) for v in views], [table.layouts[v].flags for v in views]
+        layouts = [side_by_side(table.layouts[v]) for v in views]
+        widths = [len(own.owner) for own in layouts], [own.flags for own in layouts]
         x = np.concatenate([x, x * np.repeat(hidden, widths[0], axis=1)])
         there = np.concatenate([there, there & np.repeat(hidden, widths[1], axis=1)])
         present = np.concatenate([present, hidden])

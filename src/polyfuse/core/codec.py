@@ -27,6 +27,7 @@ class Codec:
     Class attributes:
         encoder: name of the encoder used unless the column's options name another.
         untrained: name of the encoder that no gradient trains, whose features the learners get.
+        untrained_sparse: the same for learners that are sparse, where there is such an encoder.
         media: a text cell is a path to a file; `data` opens it (safely) and `read` gets its bytes.
         plain: a cell is a number or a fixed count of them, which may be joined with others into one vector.
         tabular: cells are single numbers or indices that join the view `table`.
@@ -44,6 +45,7 @@ class Codec:
     exempt: ClassVar[dict[str, str]] = {}
     encoder: ClassVar[str] = ""
     untrained: ClassVar[str] = ""
+    untrained_sparse: ClassVar[str] = ""
     media: ClassVar[bool] = False
     plain: ClassVar[bool] = False
     tabular: ClassVar[bool] = False
@@ -144,11 +146,13 @@ class Layout:
         cardinality: [F] of each feature: 0 = a number, else a category 0 .. cardinality - 1.
         owner: [F] which flag says whether the feature is there.
         flags: G, how many flags; they are the last G of the F + G numbers an encoder gives.
+        sparse: whether the features are mostly zero, and there only for learners that ask for such.
     """
 
     cardinality: tuple[int, ...]
     owner: tuple[int, ...]
     flags: int
+    sparse: bool = False
 
 
 class Encoder(nn.Module):
@@ -165,6 +169,8 @@ class Encoder(nn.Module):
         frozen: `features` has nothing that trains, so its output may be computed once and stored.
         most_tokens: the largest N it can give, for export and for a fusion's cost.
         layout: what its features are, where they are not simply numbers that are all there; else None.
+        sparse: features are (column, value) pairs of a long vector that is mostly zero, [P, N, 2], a token for each that is not.
+            Learners that are `sparse` get that vector.
         columnar: each feature has a meaning of its own, as a table's columns have: trees, which look at one at a time, do well.
         deep: whether `features` is to give earlier layers too; the model sets it where the fusion asks for them.
         depth_widths: their widths F_i, shallow to deep; () where there are none.
@@ -182,12 +188,18 @@ class Encoder(nn.Module):
     most_tokens: int = 1
     layout: Layout | None = None
     columnar: bool = False
+    sparse: bool = False
     deep: bool = False
     depth_widths: tuple[int, ...] = ()
 
     def __init__(self, codec: Codec, width: int):
         super().__init__()
         self.width = width
+
+    @property
+    def columns(self) -> int:
+        """Of a sparse encoder that is fitted: the length of the vector."""
+        return 0
 
     @classmethod
     def codec_options(cls, **options: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a learner is: the noun for whatever is fitted on features at once, not by gradient through encoders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ class Inputs:
         cardinality: [F] 0 = a number, else a category 0 .. cardinality - 1.
         owner: [F] which flag [G] says whether it is there.
         flag_view: [G] which view each flag is of.
+        sparse: [F] whether the feature is one of a long vector that is mostly zero.
     """
 
     views: tuple[str, ...]
@@ -29,6 +30,7 @@ class Inputs:
     cardinality: np.ndarray
     owner: np.ndarray
     flag_view: np.ndarray
+    sparse: np.ndarray
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -40,12 +42,19 @@ class Inputs:
         cardinality: list[int] = []
         owner: list[int] = []
         flag_view: list[int] = []
+        sparse: list[bool] = []
         for at, layout in enumerate(views.values()):
             view += [at] * len(layout.owner)
             cardinality += layout.cardinality
             owner += [len(flag_view) + o for o in layout.owner]
             flag_view += [at] * layout.flags
-        return cls(tuple(views), *(np.array(a, np.int64) for a in (view, cardinality, owner, flag_view)))
+            sparse += [layout.sparse] * len(layout.owner)
+        numbers = [np.array(a, np.int64) for a in (view, cardinality, owner, flag_view)]
+        return cls(tuple(views), numbers[0], numbers[1], numbers[2], numbers[3], np.array(sparse, bool))
+
+    def only(self, chosen: np.ndarray) -> "Inputs":
+        """Without the features that are not chosen [F]; every flag stays."""
+        return replace(self, **{name: getattr(self, name)[chosen] for name in ("view", "cardinality", "owner", "sparse")})
 
 
 class Learner(Fitted):
@@ -57,6 +66,7 @@ class Learner(Fitted):
 
     Class attributes:
         takes: which kinds of targets it learns (`Task.learned_as`).
+        sparse: whether it gets the sparse features of the views that have such, in place of their others.
         exempt: {contract check it cannot meet: why}.
 
     Args:
@@ -67,6 +77,7 @@ class Learner(Fitted):
 
     name: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ("classes", "labels", "numbers")
+    sparse: ClassVar[bool] = False
     exempt: ClassVar[dict[str, str]] = {}
 
     def __init__(self, task: Task, inputs: Inputs):
@@ -99,13 +110,14 @@ class Learner(Fitted):
             weight: [L] of each row, or None.
             groups: [L] int64: rows of one group belong together; what is learned from some is not judged by the others.
         Shapes:
-            x [L, F] float32, there [L, G] bool; y as `Task.answers` gives it: int64 [L] classes (every one >= 0), bool [L, C]
-            labels, or float64 [L, K] numbers, NaN where one is not known.
+            x [L, F] float32, for a learner that is `sparse` also a csr matrix of scipy with zeros where nothing is there;
+            there [L, G] bool; y as `Task.answers` gives it: int64 [L] classes (every one >= 0), bool [L, C] labels, or
+            float64 [L, K] numbers, NaN where one is not known.
         """
         raise NotImplementedError
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        """x [B, F] float32, there [B, G] bool -> the task's out [B, ...]."""
+        """x [B, F] float32 (for a learner that is `sparse` also csr), there [B, G] bool -> the task's out [B, ...]."""
         raise NotImplementedError
 
     def seen(self, x: Any, there: Any) -> Any:

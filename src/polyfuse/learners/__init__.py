@@ -1,6 +1,6 @@
 """How something is fitted: the network by gradient, the others on features. Importing this files them."""
 
-from . import boost, catboost, fused, lightgbm, linear, neighbours, svm, tabm
+from . import boost, catboost, fused, lightgbm, linear, neighbours, sparse, svm, tabm
 from .features import features_of, with_stored
 from .modality import shown, some
 from .net import Interrupted, Training, outputs, train
@@ -20,6 +20,7 @@ __all__ = [
     "outputs",
     "shown",
     "some",
+    "sparse",
     "svm",
     "tabm",
     "train",

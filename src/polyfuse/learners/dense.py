@@ -1,5 +1,7 @@
 """What learners on one matrix share: held-out rows, and scores made honest on them."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,7 +36,7 @@ class Dense(Scored):
         """Learn the active outputs from z [L, D], free to be changed, and y: int64 [L] of S classes, or bool or float64 [L, S]."""
         raise NotImplementedError
 
-    def score(self, z: Tensor) -> Tensor:
+    def score(self, z: Any) -> Tensor:
         """z [B, D] -> [B, S], of which the link makes answers."""
         raise NotImplementedError
 
@@ -44,10 +46,14 @@ class Dense(Scored):
         if len(active):
             self.learn_active(z, y if y.ndim == 1 else y[:, active], weight, groups, seed)
 
+    def matrix(self, x: Tensor, there: Tensor) -> Any:
+        """What `score` is asked of: [B, D]."""
+        return self.design(x, there)
+
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        scores = self.start.expand(len(x), -1)
+        scores = self.start.expand(len(there), -1)
         if len(self.active):
-            found = linked(self.kind, self.score(self.design(x, there)), self.link, self.start[self.active])
+            found = linked(self.kind, self.score(self.matrix(x, there)), self.link, self.start[self.active])
             scores = scores.to(found).index_copy(1, self.active, found)
         return self.out(self.chances(scores)).float()
 

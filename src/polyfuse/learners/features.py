@@ -5,7 +5,8 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,22 @@ from ..model import Model
 FORMAT = 1  # of an entry of features
 _ENCODER = "encoder.safetensors"
 _CHUNK = 128  # cells that go through the encoder at a time
+
+
+@dataclass
+class Pairs(Features):
+    """What a sparse encoder made: of every cell (column, value) pairs, of a vector of so many columns."""
+
+    columns: int = 0
+
+    @cached_property
+    def matrix(self) -> Any:
+        """[units + 1, columns] csr float32; the last row is that of the rows without a cell."""
+        import scipy.sparse as sp
+
+        column, value = np.asarray(self.arrays["features"], np.float32).reshape(-1, 2).T
+        ends = np.append(self.offsets if self.offsets is not None else 0, len(value))
+        return sp.csr_matrix((value, column.astype(np.int32), ends), (len(ends) - 1, self.columns))
 
 
 class _AsStored(Codec):
@@ -120,7 +137,8 @@ def _stored(
         shutil.rmtree(folder, ignore_errors=True)
         return _stored(view, prepared, encoder, store, key, fit, tick, width, device)
     encoder.eval()
-    return Features(_places(units, index)[index], {"features": flat}, offsets, key=key)
+    made = _places(units, index)[index], {"features": flat}, offsets
+    return Pairs(*made, key=key, columns=encoder.columns) if encoder.sparse else Features(*made, key=key)
 
 
 def _places(units: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -197,6 +215,23 @@ def _encoded(prepared: Prepared | PreparedTable, encoder: Encoder, device: torch
 # -- one vector a row ---------------------------------------------------------------------------------------------
 
 
+def sparse_vectors(stored: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The long vectors of rows, of `Pairs` or two of them `Joined`.
+
+    Shapes:
+        -> x [R, F] csr float32, there [R, 1] bool; zero and False where the row has no cell
+    """
+    import scipy.sparse as sp
+
+    if isinstance(stored, Joined):
+        first = rows < stored.size
+        parts = [(stored.first, rows[first]), (stored.second, rows[~first] - stored.size)]
+        xs, theres = zip(*(sparse_vectors(part, mine) for part, mine in parts))
+        back = np.argsort(np.concatenate([np.flatnonzero(first), np.flatnonzero(~first)]))
+        return sp.vstack(xs, format="csr")[back], np.concatenate(theres)[back]
+    return stored.matrix[stored.index[rows]], (stored.index[rows] >= 0)[:, None]
+
+
 def averaged(stored: Any) -> Any:
     """`Features`, or two `Joined`, with the mean of every cell's tokens in their place.
 
@@ -238,6 +273,10 @@ def vectors(stored: Features | Joined, rows: np.ndarray, layout: Layout) -> tupl
 
 def vector_of(encoded: Encoded, layout: Layout) -> tuple[Tensor, Tensor]:
     """The same of cells that were encoded just now: x [P, F], there [P, G]."""
+    if layout.sparse:
+        column, value = encoded.x.masked_fill(~encoded.mask.unsqueeze(-1), 0.0).unbind(-1)
+        x = value.new_zeros(len(value), max(len(layout.owner), 1)).scatter_add(1, column.long(), value)
+        return x[:, : len(layout.owner)], encoded.mask.any(1, keepdim=True)
     return _parted(pool(encoded.x, encoded.mask), encoded.mask.any(1), layout)
 
 

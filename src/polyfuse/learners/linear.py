@@ -1,6 +1,7 @@
 """The linear learner."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Linear(Dense):
         self.register_buffer("weights", torch.zeros(0, 0))  # [D, S]
         self.register_buffer("bias", torch.zeros(0))
 
-    def score(self, z: Tensor) -> Tensor:
+    def score(self, z: Any) -> Tensor:
         return z @ self.weights + self.bias
 
     @classmethod
@@ -78,7 +79,7 @@ class Linear(Dense):
         if z.shape[1] > len(z):  # the weights lie in the span of the rows: learn in that, which changes nothing but the time
             turned, triangle = np.linalg.qr(z.T)
             z = np.ascontiguousarray(triangle.T)
-        weights, bias, self.link = (self._ridge if by_ridge else self._logistic)(z, y, weight, groups, seed)
+        weights, bias, self.link = (self._ridge if by_ridge else self._descend)(z, y, weight, groups, seed)
         weights = sizes[:, None] * (weights if turned is None else turned @ weights)
         self.weights, self.bias = tensors(weights.astype(np.float64), bias)
 
@@ -106,12 +107,13 @@ class Linear(Dense):
             weights[:, some], bias[some], _ = _ridge(z[rows], t, w, mine, lambda left_out, t=t, w=w: w @ (left_out - t) ** 2)  # type: ignore[misc]
         return weights, bias, torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
 
-    def _logistic(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> Found:
-        start = self.start[self.active].numpy().astype(np.float64)
+    def _descend(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int, strength: float = 1.0) -> Found:
+        """The weights of a penalty no stronger than `strength`, and the link."""
+        start = self.start[self.active].numpy().astype(np.float64) * (self.kind != "numbers")  # these are centred
         held = held_out(y, _HELD, seed, groups)
-        gram = _gram(z) / len(z)
+        gram = _gram(z) / len(z) if isinstance(z, np.ndarray) else None
         inner = _Descent(self.kind, z[~held], y[~held], weight[~held], gram)
-        coefficients, best, strength = np.zeros((z.shape[1] + 1, len(start))), np.inf, 1.0
+        coefficients, best = np.zeros((z.shape[1] + 1, len(start))), np.inf
         coefficients[-1] = start
         for _ in range(_STRENGTHS):
             coefficients = inner(strength, coefficients, _NEAR)
@@ -195,34 +197,47 @@ def _without(error: np.ndarray, half: np.ndarray, share: np.ndarray, root: np.nd
 
 
 class _Descent:
-    """Weights and biases [D + 1, S] of least mean logistic loss + strength / 2 * |weights|^2, by L-BFGS.
+    """Weights and biases [D + 1, S] of least mean loss + strength / 2 * |weights|^2, by L-BFGS: the loss is logistic, of numbers half
+    the squared error over those that are known.
 
     It goes down in coordinates in which the loss is bent nearly alike in every direction: those of the bound that Boehning
     1992, "Multinomial Logistic Regression Algorithm", sets to its curvature. That saves most of the steps.
+
+    Args:
+        z: [L, D] float32, dense or csr.
+        gram: [D, D] z^T z / L, by which these coordinates are chosen; None where they are to stay as they are.
     """
 
-    def __init__(self, kind: str, z: np.ndarray, y: np.ndarray, weight: np.ndarray, gram: np.ndarray):
+    def __init__(self, kind: str, z: Any, y: np.ndarray, weight: np.ndarray, gram: np.ndarray | None):
         self.kind, self.gram, self.z = kind, gram, z
         self.hot = (y[:, None] == np.arange(y.max() + 1) if y.ndim == 1 else y).astype(np.float32)
         self.share = (weight / weight.sum()).astype(np.float32)[:, None]
+        if kind == "numbers":
+            self.share = self.share * np.isfinite(y)
+            self.hot = np.nan_to_num(self.hot)
 
     def __call__(self, strength: float, start: np.ndarray, close: float = _CLOSE) -> np.ndarray:
         from scipy.linalg import cholesky, solve_triangular
         from scipy.optimize import minimize
 
-        root = cholesky(0.25 * self.gram + strength * np.eye(len(self.gram)), check_finite=False)  # upper: R^T R
+        root = None  # upper: R^T R
+        if self.gram is not None:
+            root = cholesky(0.25 * self.gram + strength * np.eye(len(self.gram)), check_finite=False)
+
+        def solved(v: np.ndarray, trans: int = 0) -> np.ndarray:
+            return v if root is None else solve_triangular(root, v, trans=trans, check_finite=False)
 
         def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
             v = flat.reshape(start.shape)
-            weights = solve_triangular(root, v[:-1], check_finite=False)
+            weights = solved(v[:-1])
             loss, slope, sides = self.loss(weights, v[-1])
-            slope = solve_triangular(root, slope + strength * weights, trans=1, check_finite=False)
+            slope = solved(slope + strength * weights, 1)
             return loss + 0.5 * strength * float((weights**2).sum()), np.concatenate([slope, sides[None]]).ravel()
 
-        v = np.concatenate([root @ start[:-1], start[-1:]])
+        v = start if root is None else np.concatenate([root @ start[:-1], start[-1:]])
         done = minimize(cost, v.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": close, "gtol": 1e-5})
         v = done.x.reshape(start.shape)
-        return np.concatenate([solve_triangular(root, v[:-1], check_finite=False), v[-1:]])
+        return np.concatenate([solved(v[:-1]), v[-1:]])
 
     def loss(self, weights: np.ndarray, bias: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """The mean loss and its slopes along the weights and biases."""
@@ -232,6 +247,9 @@ class _Descent:
         if self.kind == "classes":
             logs = scores.log_softmax(1)
             losses, error = -logs * hot, logs.exp_() - hot
+        elif self.kind == "numbers":
+            error = scores - hot
+            losses = 0.5 * error.square()
         else:
             losses, error = F.softplus(scores) - scores * hot, scores.sigmoid() - hot
         error = error * share

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..bundle import Bundle, build
 from ..card import about_data, versions
-from ..core import Cells, DataError, RecipeError, TableCodec, Task, encoders, tasks
+from ..core import Cells, DataError, RecipeError, TableCodec, Task, encoders, learners, tasks
 from ..core.progress import Progress
 from ..data import Fold, Joined, Prepared, Splitter, windows
-from ..ensemble import Ensemble, can_multiply, layout_of, met, product
+from ..ensemble import Ensemble, can_multiply, chosen, layout_of, met, product
 from ..evaluate import evaluate, leaks
 from ..learners.features import described
 from ..learners.threads import one_blas_thread, one_torch_thread
@@ -87,7 +87,7 @@ class Course:
                     found = described(view, data.views[view], self.ready.rows, encoder, part, self.run.store, bar.step, device)
                     made.append(encoder)
                     stored.append(found)
-                    layouts.append(layout_of(encoder, _width(found)))
+                    layouts.append(layout_of(encoder, encoder.columns if encoder.sparse else _width(found)))
                 self.encoders[view] = made
                 self.widths[view] = [len(own.owner) + (own.flags if e.layout else 0) for own, e in zip(layouts, made)]
                 self.table.add(view, stored, layouts)
@@ -100,6 +100,8 @@ class Course:
             try:
                 for step in self.plan.steps:
                     bar.about(step.name)
+                    if step.deep:
+                        self._multiply()
                     if self.save and step.deep and judged < len(self.members):  # it may take long: what is there by now is worth keeping
                         self.save(self.bundle())
                         judged = len(self.members)
@@ -112,6 +114,7 @@ class Course:
                 if not self.members:
                     raise RecipeError("fit", "was interrupted before anything had been learned", fix="run it again") from None
                 say("interrupted: keeping what is learned so far", "yellow")
+        self._multiply()
 
     def _wanted(self, step: Step) -> float:
         """Seconds that a step will take, as the steps so far took against what was expected; a network makes do with half the budget."""
@@ -144,23 +147,28 @@ class Course:
         main = self.table.tasks[self.targets.index(self.run.recipe["main"])]
         how = "stored" if fitted.stored else f"{fitted.seconds:.1f} s"
         self.run.progress.say(f"  {step.name:<32} {main.metric} {score:<8.4g} {how}")
-        self._multiply(step)
 
-    def _multiply(self, step: Step) -> None:
-        """Once a learner has seen every view alone: what these say as evidence that adds up, a member that needs no fit."""
-        alike = [m for m in self.members if m.step.member.get("learner") == step.member.get("learner") and len(m.step.member["views"]) == 1]
-        views = [m.step.member["views"][0] for m in alike]
+    def _multiply(self) -> None:
+        """What the best learner on each view alone says, as evidence that adds up: a member that needs no fit."""
+        main = self.table.tasks[self.targets.index(self.run.recipe["main"])]
+        best: dict[str, Member] = {}
+        for m in sorted(self.members, key=lambda m: np.nan_to_num(m.score if main.higher else -m.score, nan=-np.inf)):
+            if "learner" in m.step.member and len(m.step.member["views"]) == 1:
+                best[m.step.member["views"][0]] = m  # the last, which is the best, stays
+        alike = [best[v] for v in self.plan.features if v in best]
         shared = [t for t, task in enumerate(self.table.tasks) if can_multiply(task) and all(t in m.fitted.outs for m in alike)]
-        if step.deep or "product" in step.member or len(views) < 2 or set(views) != set(self.plan.features) or not shared:
-            return
-        name = f"product of {step.member['learner']}"
-        if any(m.step.name == name for m in self.members):
+        done = any("product" in m.step.member for m in self.members)
+        if done or len(alike) < 2 or len(alike) < len(self.plan.features) or not shared:
             return
         present, every = self.ready.data.present(self.table.rows), list(self.ready.data.views)
         speaks = _speaks(alike, present, every)
         outs = {t: product(self.table.tasks[t], torch.stack([m.fitted.outs[t] / m.temper[t] for m in alike], 1), speaks) for t in shared}
         covered = np.logical_and.reduce([m.fitted.covered for m in alike])
-        member = {"name": name, "views": views, "product": [m.step.name for m in alike]}
+        member = {
+            "name": "product of the best",
+            "views": [m.step.member["views"][0] for m in alike],
+            "product": [m.step.name for m in alike],
+        }
         self._add(Step(member, 0.0), Fitted(outs, covered, {}))
 
     def _judged(self, t: int, covered: np.ndarray, out: Tensor) -> tuple[Tensor, Cells]:
@@ -237,11 +245,10 @@ class Course:
         kept = [i for i in range(len(self.members)) if (weights[:, i] + spare[:, i]).sum() > 0] or [0]  # of no weight, but of some form
         factors = {name for i in kept for name in self.members[i].step.member.get("product", ())}
         kept = [i for i, m in enumerate(self.members) if i in kept or m.step.name in factors]
-        used = {v for i in kept if not self.members[i].step.deep for v in self.members[i].step.member["views"]}
-        features = {v: parts for v, parts in self.plan.features.items() if v in used}
+        used = self._used([m for i in kept if "learner" in (m := self.members[i].step.member)])
         about = {
-            "features": features,
-            "widths": {v: self.widths[v] for v in features},
+            "features": {v: [self.plan.features[v][i] for i in which] for v, which in used.items()},
+            "widths": {v: [self.widths[v][i] for i in which] for v, which in used.items()},
             "members": [self.members[i].step.member for i in kept],
         }
         recipe = {**self.run.recipe, "ensemble": about}
@@ -249,7 +256,7 @@ class Course:
         model = bundle.model
         assert isinstance(model, Ensemble)
         for view, describer in zip(model.described, model.describers):
-            describer.encoders = torch.nn.ModuleList(self.encoders[view])
+            describer.encoders = torch.nn.ModuleList(self.encoders[view][i] for i in used[view])
         for member, i in zip(model.members, kept):
             member.load_state_dict(self.members[i].fitted.state)
         model.weights.copy_(_normal(weights[:, kept]))
@@ -260,6 +267,14 @@ class Course:
         model.eval()
         bundle.card = self._card(bundle, kept, weights, spare, verdicts, outs)
         return bundle
+
+    def _used(self, members: list[dict[str, Any]]) -> dict[str, list[int]]:
+        """{view: which of its encoders} that these members' learners look at."""
+        found: dict[str, set[int]] = {}
+        for member in members:
+            for v in member["views"]:
+                found.setdefault(v, set()).update(chosen(self.table.layouts[v], learners.get(member["learner"]).sparse))
+        return {v: sorted(found[v]) for v in self.plan.features if v in found}
 
     def _card(self, bundle: Bundle, kept: list[int], weights: Tensor, spare: Tensor, verdicts: Any, outs: Any) -> dict[str, Any]:
         metrics, reports = {}, {}

@@ -21,9 +21,9 @@ from .. import __version__
 from ..core import Layout, RecipeError, Task, fusions, learners, written
 from ..core.progress import Progress
 from ..data import Dataset, Features, Fold, Joined, Store
-from ..ensemble import shallow, side_by_side
+from ..ensemble import chosen, shallow
 from ..learners import Interrupted, TrainOptions, outputs, train
-from ..learners.features import averaged, vectors
+from ..learners.features import averaged, sparse_vectors, vectors
 from ..model import Model
 from ..ready import Ready, new_bundle
 
@@ -43,7 +43,7 @@ class Table:
         tasks: of the targets, fitted.
         groups: [rows of the table] which belong together, or None; they are on one side of every fold already.
         features: {view: the features of each of its encoders, one vector a cell}.
-        layouts: {view: what they are, side by side}.
+        layouts: {view: what those of each are}.
     """
 
     ready: Ready
@@ -52,8 +52,7 @@ class Table:
     tasks: Sequence[Task]
     groups: np.ndarray | None = None
     features: dict[str, list[Features | Joined]] = field(default_factory=dict)
-    layouts: dict[str, Layout] = field(default_factory=dict)
-    _parts: dict[str, list[Layout]] = field(default_factory=dict)
+    layouts: dict[str, list[Layout]] = field(default_factory=dict)
 
     @property
     def data(self) -> Dataset:
@@ -61,8 +60,8 @@ class Table:
 
     def add(self, view: str, features: list[Features | Joined], layouts: list[Layout]) -> None:
         """The features of a view, one of each of its encoders."""
-        self.features[view] = [averaged(f) for f in features]
-        self._parts[view], self.layouts[view] = layouts, side_by_side(layouts)
+        self.features[view] = [f if own.sparse else averaged(f) for f, own in zip(features, layouts)]
+        self.layouts[view] = layouts
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -70,9 +69,19 @@ class Table:
         parts = [self.whole] if self.whole is not None else [r for fold in self.folds for r in (fold.train, fold.held, fold.test)]
         return np.unique(np.concatenate(parts))
 
-    def inputs(self, views: Sequence[str], at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x [L, F] and there [L, G] of `rows[at]`, read from where the features lie: they may be larger than the memory."""
-        parts = [part for v in views for part in zip(self.features[v], self._parts[v])]
+    def parts(self, views: Sequence[str], sparse: bool) -> list[tuple[Any, Layout]]:
+        """What a learner, sparse or not, looks at: the features of each encoder and their layout."""
+        return [(self.features[v][i], self.layouts[v][i]) for v in views for i in chosen(self.layouts[v], sparse)]
+
+    def inputs(self, views: Sequence[str], at: np.ndarray, sparse: bool = False) -> tuple[Any, np.ndarray]:
+        """x [L, F] and there [L, G] of `rows[at]`, read from where the features lie: they may be larger than the memory.
+
+        For learners that are sparse x is a csr matrix.
+        """
+        parts = self.parts(views, sparse)
+        if sparse:
+            rows = self.rows[at]
+            return _side_by_side([sparse_vectors(f, rows) if own.sparse else vectors(f, rows, own) for f, own in parts])
         x = np.empty((len(at), sum(len(own.owner) for _, own in parts)), np.float32)
         there = np.empty((len(at), sum(own.flags for _, own in parts)), bool)
         for start in range(0, len(at), _CHUNK):
@@ -115,7 +124,7 @@ class Fitted:
 
 def learn(member: dict[str, Any], table: Table, seed: int, store: Store) -> Fitted:
     """A learner on each fold and then on all rows; from the store where it was learned before."""
-    keys = [f.key for v in member["views"] for f in table.features[v]]
+    keys = [f.key for f, _ in table.parts(member["views"], learners.get(member["learner"]).sparse)]
     return _step(store, _name(member, table, seed, keys), member["name"], lambda: _learn(member, table, seed))
 
 
@@ -124,6 +133,7 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
     present = table.data.present(rows)[:, [list(table.data.views).index(v) for v in views]]
     weight = None if table.data.weight is None else table.data.weight[rows]
     made = shallow(member, table.tasks, table.layouts)
+    sparse = made.sparse
     outs: dict[int, Tensor] = {}
     covered = np.zeros(len(rows), bool)
     for t, learner in zip(made.targets, made.learners):
@@ -134,14 +144,14 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
             if not len(use):
                 use = at[known[at]]
             groups = None if table.groups is None else table.groups[rows[use]]
-            into.fit(*table.inputs(views, use), y[use], None if weight is None else weight[use], groups, seed=seed)
+            into.fit(*table.inputs(views, use, sparse), y[use], None if weight is None else weight[use], groups, seed=seed)
 
         for fold in table.folds:
             last = table.whole is None
             one = learner if last else shallow(member, table.tasks, table.layouts).learners[made.targets.index(t)]
             fit(np.searchsorted(rows, np.sort(fold.train if last else np.concatenate([fold.train, fold.held]))), one)
             at = np.searchsorted(rows, fold.test)
-            out = _answered(one, table, views, at)
+            out = _answered(one, table, views, at, sparse)
             outs.setdefault(t, torch.zeros(len(rows), *out.shape[1:]))[at] = out
             covered[at] = True
         if table.whole is not None:
@@ -159,11 +169,18 @@ def _patterns(present: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _answered(learner: Any, table: Table, views: Sequence[str], at: np.ndarray) -> Tensor:
+def _answered(learner: Any, table: Table, views: Sequence[str], at: np.ndarray, sparse: bool) -> Tensor:
     """What a learner says of many rows, a few at a time."""
     learner.eval()
-    chunks = [at[start : start + _CHUNK] for start in range(0, max(len(at), 1), _CHUNK)]
-    return torch.cat([learner(*map(torch.from_numpy, table.inputs(views, some))).float() for some in chunks])
+    chunks = (table.inputs(views, at[start : start + _CHUNK], sparse) for start in range(0, max(len(at), 1), _CHUNK))
+    return torch.cat([learner(x if sparse else torch.from_numpy(x), torch.from_numpy(there)).float() for x, there in chunks])
+
+
+def _side_by_side(parts: Sequence[tuple[Any, np.ndarray]]) -> tuple[Any, np.ndarray]:
+    import scipy.sparse as sp
+
+    x = sp.hstack([sp.csr_matrix(x) for x, _ in parts], format="csr", dtype=np.float32)
+    return x, np.concatenate([there for _, there in parts], 1)
 
 
 def network(

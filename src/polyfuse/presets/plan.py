@@ -89,11 +89,15 @@ def folds_for(rows: int) -> int:
     return 5 if rows <= _SMALL else 3
 
 
-def features_for(views: dict[str, Codec], recipe: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """{view: parts}: the codec's untrained encoder, and the one the recipe names where that trains no more (a frozen checkpoint)."""
+def features_for(views: dict[str, Codec], recipe: dict[str, Any], *, sparse: bool) -> dict[str, list[dict[str, Any]]]:
+    """{view: parts}: the codec's untrained encoder, and the one the recipe names where that trains no more (a frozen checkpoint).
+
+    Args:
+        sparse: whether there are learners that take sparse features, which some codecs have an encoder for.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for view, codec in views.items():
-        parts = [{"encoder": codec.untrained}] if codec.untrained else []
+        parts = [{"encoder": name} for name in (codec.untrained, codec.untrained_sparse if sparse else "") if name]
         named = recipe["parts"].get(view)
         if named and named not in parts and not isinstance(codec, TableCodec) and named["encoder"] != codec.encoder:
             part = encoders.get(named["encoder"])
@@ -118,12 +122,12 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
     """
     data, recipe = ready.data, ready.run.recipe
     some = {v: c for v, c in data.codecs.items() if data.views[v].present.any()}
-    features = features_for(some, recipe)
-    encoding, widths, columnar = _probe(data, features, recipe)
+    features = features_for(some, recipe, sparse=True)
+    encoding, widths, columnar, sparse = _probe(data, features, recipe)
     fits = 1 if given else folds + 1
     outputs = max(_outputs(t) for t in made)
     plan = Plan(preset, budget_s, features, encoding, [], folds)
-    for name, views, options in _members(preset, columnar):
+    for name, views, options in _members(preset, columnar, sparse):
         part = learners.get(name)
         if not any(t.learned_as in part.takes for t in made):
             continue
@@ -146,13 +150,16 @@ def _add(plan: Plan, step: Step) -> None:
         plan.steps.append(step)
 
 
-def _members(preset: str, columnar: dict[str, bool]) -> list[tuple[str, list[str], dict[str, Any]]]:
+def _members(preset: str, columnar: dict[str, bool], sparse: list[str]) -> list[tuple[str, list[str], dict[str, Any]]]:
     """(learner, views, options) in the order of what they promise for their time."""
     views, everything = list(columnar), [list(columnar)] if len(columnar) > 1 else []
     alone, enough = [[v] for v in views], all if preset == "fast" else any
     grown = [[v] for v in views if columnar[v]] + (everything if enough(columnar.values()) else [])  # what trees are grown on
     found: list[tuple[str, list[str], dict[str, Any]]] = [("linear", vs, {}) for vs in alone + everything]
     found += [("boost", vs, {}) for vs in grown]
+    found += [("linear-sparse", [v], {}) for v in sparse]
+    if len(told := [v for v in views if v in sparse or columnar[v]]) > 1 and sparse:  # beside which other features would be too many
+        found.append(("linear-sparse", told, {}))
     if preset == "fast":
         return found
     found += [("svm", vs, {}) for vs in alone + everything]
@@ -170,7 +177,8 @@ def _members(preset: str, columnar: dict[str, bool]) -> list[tuple[str, list[str
 def _add_networks(plan: Plan, ready: Ready, rows: np.ndarray) -> None:
     """Networks end to end, where some view is more than a row of numbers and its encoder is to be trained."""
     data, recipe = ready.data, ready.run.recipe
-    frozen = [v for v, parts in plan.features.items() if len(parts) > 1]
+    own = {name for codec in data.codecs.values() for name in (codec.untrained, codec.untrained_sparse)}
+    frozen = any(part["encoder"] not in own for parts in plan.features.values() for part in parts)
     if frozen or all(c.tabular or c.plain for c in data.codecs.values()):
         return
     wanted = [recipe["fusion"]["name"]] if plan.preset == "good" else [recipe["fusion"]["name"], "multiply", "transformer"]
@@ -201,9 +209,10 @@ def _epoch(ready: Ready, rows: np.ndarray, fusion: dict[str, Any]) -> float:
 
 def _probe(
     data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]
-) -> tuple[dict[str, float], dict[str, int], dict[str, bool]]:
-    """Of each view the seconds its encoders will take, how many numbers they give, from a few cells, and whether all are columnar."""
-    seconds, widths, columnar = {}, {}, {}
+) -> tuple[dict[str, float], dict[str, int], dict[str, bool], list[str]]:
+    """Of each view the seconds its encoders will take, how many numbers they give, from a few cells, and whether all are columnar;
+    and which views have sparse features."""
+    seconds, widths, columnar, sparse = {}, {}, {}, []
     for view, parts in features.items():
         prepared = data.views[view]
         some = np.flatnonzero(prepared.present)[:_PROBE]
@@ -218,9 +227,12 @@ def _probe(
                 encoded = encoder.features(x)
             took = clock.monotonic() - start
             seconds[view] += took / max(len(some), 1) * int(prepared.present.sum())
+            if encoder.sparse:
+                sparse.append(view)
+                continue
             widths[view] += encoded.x.shape[2]
             columnar[view] &= encoder.columnar
-    return seconds, widths, columnar
+    return seconds, widths, columnar, sparse
 
 
 def _outputs(task: Task) -> int:

@@ -254,11 +254,11 @@ class Learned:
 
     def _tables(self, ready: Ready) -> list[Table]:
         """What each fold learns from."""
-        features = features_for(ready.data.codecs, ready.run.recipe)
+        features = features_for(ready.data.codecs, ready.run.recipe, sparse=learners.get(self.learner).sparse)
         for old, its, made in self._known:
             if old.data is ready.data and its == features:
                 return made
-        course = described(ready, self.device)
+        course = described(ready, self.learner, self.device)
         made = list(_one_by_one(course.table, self.folds))
         self._known = [*self._known[1 - _KEPT :], (ready, features, made)]
         return made
@@ -271,9 +271,10 @@ def _one_by_one(table: Table, folds: list[Fold]) -> Iterator[Table]:
         yield replace(table, folds=[both], whole=None)
 
 
-def described(ready: Ready, device: str | None) -> Course:
-    """A course whose views have their features."""
+def described(ready: Ready, learner: str, device: str | None) -> Course:
+    """A course whose views have the features that a learner looks at."""
     course = start(ready, "fast", math.inf, clock.monotonic(), device, None)
+    course.plan.features = features_for(ready.data.codecs, ready.run.recipe, sparse=learners.get(learner).sparse)
     course.encode()
     return course
 
@@ -293,7 +294,7 @@ def takes(learner: str, ready: Ready) -> None:
 
 def ensemble(run: Run, learner: str, options: dict[str, Any], device: str | None) -> Bundle:
     """The last fit of a learner: on every view alone and on all, weighed by answers to unseen rows, as under a preset."""
-    course = described(make_ready(run, whole=not run.schema.having("split")), device)
+    course = described(make_ready(run, whole=not run.schema.having("split")), learner, device)
     views = list(course.table.features)
     chosen = [[view] for view in views] + [views] * (len(views) > 1)
     course.plan.steps = [

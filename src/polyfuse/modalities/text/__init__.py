@@ -2,6 +2,6 @@
 
 from .codec import Text
 from .encoders import TextBag, TextGru, TextLstm, TextTransformer
-from .tfidf import TextTfidf
+from .tfidf import TextTerms, TextTfidf
 
-__all__ = ["Text", "TextBag", "TextGru", "TextLstm", "TextTfidf", "TextTransformer"]
+__all__ = ["Text", "TextBag", "TextGru", "TextLstm", "TextTerms", "TextTfidf", "TextTransformer"]

@@ -64,6 +64,7 @@ class Text(Codec):
 
     encoder = "text-gru"
     untrained = "text-tfidf"
+    untrained_sparse = "text-terms"
     ragged = True
 
     def __init__(

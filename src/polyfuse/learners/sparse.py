@@ -1,0 +1,90 @@
+"""The linear learner on sparse features."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import Inputs, Task, learners
+from .design import Design
+from .linear import Linear
+from .scores import tensors
+
+_STRONGEST = 16.0  # penalty of all rows together; the others are weaker
+_EACH = 4.1e-5  # seconds for each row and output: the steps of all strengths over some eighty entries
+
+
+@learners("linear-sparse")
+class LinearSparse(Linear):
+    """One weight for each word: logistic or ridge regression on all terms of a text, of which none is reduced away.
+
+    On reviews, tickets and descriptions it finds more than `linear` does on the main directions of the same terms, in less time.
+    Views without sparse features have the columns that `linear` gives them, standardised, beside the terms.
+
+    Source: as `linear`; of sparse features the weights are found in their own coordinates. How strongly they are held small
+    is chosen on one row in five.
+
+    Args:
+        beside: what a standardised column counts beside the terms, whose rows have length 1.
+    Shapes:
+        x [B, F], a tensor or a csr matrix, there [B, G] -> out [B, C]
+    Cost:
+        entries of x * C for each of some 200 steps; F * C numbers kept.
+    """
+
+    sparse = True
+
+    def __init__(self, task: Task, inputs: Inputs, *, beside: float = 0.5):
+        super().__init__(task, inputs)
+        self.beside = beside
+        self.design = Design(inputs.only(~inputs.sparse))
+
+    @classmethod
+    def cost(cls, rows: int, features: int, outputs: int) -> float:
+        return 0.3 + _EACH * rows * outputs
+
+    def fit(
+        self,
+        x: Any,
+        there: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        import scipy.sparse as sp
+
+        rows, y, weight, groups = self.begin(y, weight, groups)
+        there = there[rows]
+        x = x[rows] if sp.issparse(x) else sp.csr_matrix(self.seen(x[rows], there))
+        beside = self.design.fit_transform(x[:, ~self.inputs.sparse].toarray(), there, y, seed)
+        self.learn(self._side_by_side(x, beside), there, y, weight, groups, seed)
+
+    def learn_active(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
+        if self.kind != "numbers":
+            weights, bias, self.link = self._descend(z, y, weight, groups, seed, _STRONGEST / len(y))
+        else:  # strengths are for numbers of variance one
+            mean, spread = self.start[self.active].numpy(), np.nanstd(y, axis=0)
+            weights, bias, _ = self._descend(z, (y - mean) / spread, weight, groups, seed, _STRONGEST / len(y))
+            weights, bias, self.link = weights * spread, bias * spread + mean, torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
+        self.weights, self.bias = tensors(weights, bias)
+
+    def matrix(self, x: Any, there: Tensor) -> Any:
+        rest = ~self.inputs.sparse
+        if not isinstance(x, Tensor):
+            return self._side_by_side(x, self.design(torch.from_numpy(x[:, rest].toarray()), there).numpy())
+        # the terms of a view lie side by side: hidden all at once, not one by one
+        own = [(np.flatnonzero(self.inputs.sparse & (self.inputs.owner == flag)), flag) for flag in np.unique(self.inputs.owner[~rest])]
+        terms = [x[:, at[0] : at[-1] + 1].masked_fill(~there[:, flag : flag + 1], 0.0) for at, flag in own]
+        return torch.cat([*terms, self.design(x[:, torch.from_numpy(rest)], there) * self.beside], 1)
+
+    def _side_by_side(self, x: Any, beside: np.ndarray) -> Any:
+        """The terms of a csr matrix x, and what stands beside them, as one."""
+        import scipy.sparse as sp
+
+        return sp.hstack([x[:, self.inputs.sparse], sp.csr_matrix(beside * np.float32(self.beside))], format="csr")
+
+    def score(self, z: Any) -> Tensor:
+        return super().score(z) if isinstance(z, Tensor) else torch.from_numpy(z @ self.weights.numpy()) + self.bias
