@@ -36,6 +36,7 @@ BY_HAND = """
 import sys
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix, hstack
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -51,8 +52,10 @@ y = data["recommended"].to_numpy()
 text = data["title"].fillna("") + " " + data["review_text"].fillna("")
 categories = ["division_name", "department_name", "class_name"]
 numbers = ["age", "positive_feedback_count", "rating"]
-terms = TfidfVectorizer(ngram_range=(1, 2), min_df=3, max_features=10_000, sublinear_tf=True).fit_transform(text)
-words = TruncatedSVD(256, n_iter=3, random_state=0).fit_transform(terms).astype(np.float32)
+count = dict(ngram_range=(1, 2), min_df=3, sublinear_tf=True)
+terms = TfidfVectorizer(max_features=20_000, **count).fit_transform(text)
+words = TfidfVectorizer(max_features=10_000, **count).fit_transform(text)
+words = TruncatedSVD(256, n_iter=3, random_state=0).fit_transform(words).astype(np.float32)
 hot = make_column_transformer((OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories), ("passthrough", numbers))
 codes = make_column_transformer((OrdinalEncoder(), categories), ("passthrough", numbers))
 hot, codes = (t.fit_transform(data).astype(np.float32) for t in (hot, codes))
@@ -61,8 +64,10 @@ line = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 strengths = {"logisticregression__C": np.logspace(-4, 0, 7)}
 line = GridSearchCV(line, strengths, scoring="neg_log_loss", cv=StratifiedShuffleSplit(1, test_size=0.2, random_state=0))
 folds = StratifiedKFold(3, shuffle=True, random_state=0)
+sparse = GridSearchCV(LogisticRegression(max_iter=1000), {"C": np.logspace(-1, 1, 4)}, scoring="neg_log_loss", cv=line.cv)
+both = hstack([terms, csr_matrix(0.5 * StandardScaler().fit_transform(hot))]).tocsr()
 said = []
-for model, x in ((line, words), (line, hot), (line, np.hstack([words, hot])), (boost, codes)):
+for model, x in ((line, words), (line, hot), (line, np.hstack([words, hot])), (boost, codes), (sparse, terms), (sparse, both)):
     said.append(cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1])
     model.fit(x, y)
     print(type(model).__name__, x.shape, roc_auc_score(y, said[-1]))
@@ -77,7 +82,7 @@ for bag in range(8):
         total, counts[best] = total + said[best, rows], counts[best] + 1
     weights += counts / counts.sum() / 8
 fused, gains = weights @ said, []
-single = said[[0, 1, 3]][np.argmax([roc_auc_score(y, p) for p in said[[0, 1, 3]]])]
+single = said[[0, 1, 3, 4]][np.argmax([roc_auc_score(y, p) for p in said[[0, 1, 3, 4]]])]
 for draw in range(425):
     rows = rng.integers(len(y), size=len(y))
     gains.append(roc_auc_score(y[rows], fused[rows]) - roc_auc_score(y[rows], single[rows]))

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch.nn import functional as F
 
@@ -313,6 +314,48 @@ def test_linear_numbers_are_those_of_the_rule():
 def test_linear_refuses_an_unknown_solver():
     with pytest.raises(RecipeError, match="unknown solver 'newton'"):
         learners.build("linear", task_for("classes", 2), numbers(2), solver="newton")
+
+
+def texts_and_table(rows, seed=0):
+    """Counts of 60 terms, mostly zero, that a third of the rows do not have, and three numbers beside them."""
+    rng = np.random.default_rng(seed)
+    there = np.stack([rng.random(rows) > 1 / 3, np.ones(rows, bool)], 1)
+    terms = rng.poisson(0.1, (rows, 60)) * there[:, :1]
+    x = np.concatenate([terms, rng.normal(size=(rows, 3))], 1).astype(np.float32)
+    rule = np.random.default_rng(7).normal(size=(63, 3))
+    inputs = Inputs.of({"text": Layout((0,) * 60, (0,) * 60, 1, True), "table": Layout((0,) * 3, (0,) * 3, 1)})
+    return inputs, x, there, x @ rule
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
+def test_sparse_features_are_learned_and_answered_as_csr_or_dense(kind):
+    inputs, x, there, score = texts_and_table(900)
+    y = {"classes": score.argmax(1), "labels": score > 0, "numbers": 1000.0 + 50.0 * score[:, :1]}[kind]
+    made = [learners.build("linear-sparse", task_for(kind, 1 if kind == "numbers" else 3), inputs) for _ in range(2)]
+    from_csr, from_dense = made
+    from_csr.fit(sp.csr_matrix(x[:600]), there[:600], y[:600])
+    from_dense.fit(np.where(there[:, inputs.owner], x, np.nan)[:600], there[:600], y[:600])
+    with torch.no_grad():
+        said = from_csr(sp.csr_matrix(x[600:]), torch.from_numpy(there[600:]))
+        hidden = torch.from_numpy(np.where(there[:, inputs.owner], x, np.nan)[600:])
+        torch.testing.assert_close(from_dense(hidden, torch.from_numpy(there[600:])), said, rtol=1e-4, atol=1e-4)
+    found = answer(from_csr, x[600:], there[600:])
+    if kind == "numbers":
+        assert np.sqrt(np.mean((found - y[600:]) ** 2)) < 0.1 * y.std()
+    else:
+        right = (found.argmax(1) == y[600:]).mean() if kind == "classes" else ((found > 0.5) == y[600:]).mean()
+        assert right > 0.85
+
+
+def test_sparse_weights_are_those_of_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    _, x, _, score = texts_and_table(500)
+    y = (score[:, 0] > 0).astype(np.int64)
+    z = sp.csr_matrix(x)
+    ours = _Descent("labels", z, (y == 1)[:, None], np.ones(500), None)(1e-3, np.zeros((64, 1)), 1e-10)
+    theirs = LogisticRegression(C=1 / (1e-3 * 500), tol=1e-8, max_iter=5000).fit(x, y)
+    np.testing.assert_allclose(ours[:-1, 0], theirs.coef_[0], atol=5e-3)
 
 
 # -- svm ------------------------------------------------------------------------------------------------------------

@@ -55,6 +55,15 @@ def bundle():
 # -- what it answers --------------------------------------------------------------------------------------------------
 
 
+def test_words_that_are_not_reduced_have_members_of_their_own(bundle, tmp_path):
+    names = [m["name"] for m in bundle.card["members"]]
+    assert "linear-sparse on note" in names and "linear-sparse on all" in names
+    assert any("linear-sparse" == m.get("learner") for m in bundle.recipe["ensemble"]["members"])
+    rows = [dict(r, note=None) if i % 2 else r for i, r in enumerate(planted(8, seed=3))]
+    again = pf.Bundle.load(bundle.save(tmp_path / "b"))
+    assert json.dumps(again.predict_rows(rows)) == json.dumps(bundle.predict_rows(rows))
+
+
 def test_members_of_both_views_together_beat_each_alone(bundle):
     found = bundle.card["verdict"]["label"]
     assert found["answers"] == "together" and found["gain"] and found["signal"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from polyfuse.core import RecipeError
-from polyfuse.modalities.text import Text, TextTfidf, ngrams, tfidf
+from polyfuse.modalities.text import Text, TextTerms, TextTfidf, ngrams, tfidf
 
 REVIEWS = [
     "Red shoes, red laces and a red box!",
@@ -240,3 +240,30 @@ def test_words_of_a_checkpoint_are_whole(tmp_path):
 def test_options_out_of_range(option, value):
     with pytest.raises(RecipeError, match=rf"column 'review', option '{option}'.*is {value}.*whole number"):
         TextTfidf(Text("review"), 8, **{option: value})
+
+
+# -- every term a column of its own -------------------------------------------------------------------------------
+
+
+def test_terms_are_the_weighed_counts_of_plain_loops():
+    _, codec = fitted(REVIEWS)
+    encoder = TextTerms(codec, 8, pieces=False).eval()
+    encoder.fit([collated(codec, REVIEWS)])
+    found = encoder.features(collated(codec, REVIEWS))
+    dense = np.zeros((len(REVIEWS), encoder.columns))
+    for row, (pairs, real) in enumerate(zip(found.x, found.mask)):
+        for column, value in pairs[real].tolist():
+            dense[row, int(column)] += value
+    known = Counter(term for cell in REVIEWS for term in set(plain_words(cell)))
+    assert encoder.columns == len(known)
+    np.testing.assert_allclose(dense @ dense.T, plain_similarities([plain_words(c) for c in REVIEWS], 1.0), atol=1e-5)
+
+
+def test_a_cell_without_a_known_term_is_there_and_empty():
+    _, codec = fitted(REVIEWS)
+    encoder = TextTerms(codec, 8).eval()
+    found = encoder.features(collated(codec, ["shoes"]))  # not fitted: no term is known
+    assert encoder.columns == 0 and found.mask.tolist() == [[True]] and not found.x.any()
+    encoder.fit([collated(codec, REVIEWS)])
+    found = encoder.features(collated(codec, ["zzzz qqqq", "blue shoes"]))
+    assert found.mask[0].sum() == 1 and not found.x[0].any() and found.mask[1].sum() > 1
