@@ -149,8 +149,8 @@ class TextTfidf(_Counting):
 class TextTerms(_Counting):
     """Words and pairs of neighbours, weighed by how rare they are, every one a column of its own: what a linear learner likes best.
 
-    For `linear-sparse`, to which no word is lost; presets beyond `fast` take it for that. A network gets a token for
-    each, several of which share a vector; it does better with `text-tfidf` or `text-bag`.
+    For `linear-sparse`, to which no word is lost; the presets take it for that. A network gets a token for each, several of
+    which share a vector; it does better with `text-tfidf` or `text-bag`.
     Terms are those of `text-tfidf`. Source: Salton and Buckley 1988, "Term-Weighting Approaches in Automatic Text Retrieval";
     for networks the signs of Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning", eq. 1.
 
