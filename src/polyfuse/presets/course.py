@@ -118,9 +118,12 @@ class Course:
 
     def _wanted(self, step: Step) -> float:
         """Seconds that a step will take, as the steps so far took against what was expected; a network makes do with half the budget."""
+        if step.deep:
+            return min(step.seconds, 0.5 * self.plan.budget_s)
         made = [(m.fitted.seconds, m.step.seconds) for m in self.members if not m.fitted.stored and not m.step.deep]
-        pace = sum(took for took, _ in made) / max(sum(expected for _, expected in made), 1e-9)
-        return min(step.seconds, 0.5 * self.plan.budget_s) if step.deep else step.seconds * max(pace, 1.0)
+        usual = _JUDGING * self.plan.budget_s  # as if so much had taken what was expected: a few short steps tell little of a long one
+        pace = (sum(took for took, _ in made) + usual) / (sum(expected for _, expected in made) + usual)
+        return step.seconds * max(pace, 1.0)
 
     def _make(self, step: Step) -> None:
         store = self.run.store
