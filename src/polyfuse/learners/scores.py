@@ -62,9 +62,13 @@ class Scored(Learner):
         seed: int = 0,
     ) -> None:
         rows, y, weight, groups = self.begin(y, weight, groups)
-        if len(rows) < len(x):  # else as they are: a copy is as large as the table
+        if len(rows) < len(there):  # else as they are: a copy is as large as the table
             x, there = x[rows], there[rows]
-        self.learn(self.design.fit_transform(x, there, y, seed), there, y, weight, groups, seed)
+        self.learn(self.laid_out(x, there, y, seed), there, y, weight, groups, seed)
+
+    def laid_out(self, x: Any, there: np.ndarray, y: np.ndarray, seed: int) -> Any:
+        """The rows that teach as the matrix [R, D] that `learn` gets."""
+        return self.design.fit_transform(x, there, y, seed)
 
     def learn(self, z: np.ndarray, there: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         """Learn from the rows that teach: z [R, D] as `design` has them, free to be changed, there [R, G], the others as of `begin`."""

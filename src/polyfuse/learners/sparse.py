@@ -45,23 +45,11 @@ class LinearSparse(Linear):
     def cost(cls, rows: int, features: int, outputs: int) -> float:
         return 0.3 + _EACH * rows * outputs
 
-    def fit(
-        self,
-        x: Any,
-        there: np.ndarray,
-        y: np.ndarray,
-        weight: np.ndarray | None = None,
-        groups: np.ndarray | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
+    def laid_out(self, x: Any, there: np.ndarray, y: np.ndarray, seed: int) -> Any:
         import scipy.sparse as sp
 
-        rows, y, weight, groups = self.begin(y, weight, groups)
-        there = there[rows]
-        x = x[rows] if sp.issparse(x) else sp.csr_matrix(self.seen(x[rows], there))
-        beside = self.design.fit_transform(x[:, ~self.inputs.sparse].toarray(), there, y, seed)
-        self.learn(self._side_by_side(x, beside), there, y, weight, groups, seed)
+        x = x if sp.issparse(x) else sp.csr_matrix(self.seen(x, there))
+        return self._side_by_side(x, self.design.fit_transform(x[:, ~self.inputs.sparse].toarray(), there, y, seed))
 
     def learn_active(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         if self.kind != "numbers":
