@@ -73,9 +73,10 @@ class Describer(nn.Module):
 
     def forward(self, batch: Batch, view: str, sparse: bool) -> tuple[Tensor, Tensor]:
         """-> x [B, F], there [B, G], for learners that are sparse or for the others."""
-        cells, layout = batch.cells[view], self.layout(sparse)
-        x, there = torch.zeros(cells.size, len(layout.owner)), torch.zeros(cells.size, layout.flags, dtype=torch.bool)
+        cells = batch.cells[view]
         parts: list[Any] = [(self.encoders[i], self.layouts[i]) for i in chosen(self.layouts, sparse)]
+        x = torch.zeros(cells.size, sum(len(own.owner) for _, own in parts))
+        there = torch.zeros(cells.size, sum(own.flags for _, own in parts), dtype=torch.bool)
         if len(cells.rows) and parts:
             found = [vector_of(encoder.features(cells.x), own) for encoder, own in parts]
             x[cells.rows] = torch.cat([f for f, _ in found], 1).float()

@@ -39,7 +39,10 @@ class LinearSparse(Linear):
     def __init__(self, task: Task, inputs: Inputs, *, beside: float = 0.5):
         super().__init__(task, inputs)
         self.beside = beside
-        self.design = Design(inputs.only(~inputs.sparse))
+        self.rest = ~inputs.sparse  # [F]
+        self.design = Design(inputs.only(self.rest))
+        flags = [(np.flatnonzero(inputs.sparse & (inputs.owner == flag)), int(flag)) for flag in np.unique(inputs.owner[inputs.sparse])]
+        self.terms = [(slice(at[0], at[-1] + 1), flag) for at, flag in flags]  # those of a view lie side by side
 
     @classmethod
     def cost(cls, rows: int, features: int, outputs: int) -> float:
@@ -49,7 +52,7 @@ class LinearSparse(Linear):
         import scipy.sparse as sp
 
         x = x if sp.issparse(x) else sp.csr_matrix(self.seen(x, there))
-        return self._side_by_side(x, self.design.fit_transform(x[:, ~self.inputs.sparse].toarray(), there, y, seed))
+        return self._side_by_side(x, self.design.fit_transform(x[:, self.rest].toarray(), there, y, seed))
 
     def learn_active(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         if self.kind != "numbers":
@@ -61,19 +64,16 @@ class LinearSparse(Linear):
         self.weights, self.bias = tensors(weights, bias)
 
     def matrix(self, x: Any, there: Tensor) -> Any:
-        rest = ~self.inputs.sparse
         if not isinstance(x, Tensor):
-            return self._side_by_side(x, self.design(torch.from_numpy(x[:, rest].toarray()), there).numpy())
-        # the terms of a view lie side by side: hidden all at once, not one by one
-        own = [(np.flatnonzero(self.inputs.sparse & (self.inputs.owner == flag)), flag) for flag in np.unique(self.inputs.owner[~rest])]
-        terms = [x[:, at[0] : at[-1] + 1].masked_fill(~there[:, flag : flag + 1], 0.0) for at, flag in own]
-        return torch.cat([*terms, self.design(x[:, torch.from_numpy(rest)], there) * self.beside], 1)
+            return self._side_by_side(x, self.design(torch.from_numpy(x[:, self.rest].toarray()), there).numpy())
+        terms = [x[:, at].masked_fill(~there[:, flag : flag + 1], 0.0) for at, flag in self.terms]
+        return torch.cat([*terms, self.design(x[:, torch.from_numpy(self.rest)], there) * self.beside], 1)
 
     def _side_by_side(self, x: Any, beside: np.ndarray) -> Any:
         """The terms of a csr matrix x, and what stands beside them, as one."""
         import scipy.sparse as sp
 
-        return sp.hstack([x[:, self.inputs.sparse], sp.csr_matrix(beside * np.float32(self.beside))], format="csr")
+        return sp.hstack([x[:, ~self.rest], sp.csr_matrix(beside * np.float32(self.beside))], format="csr")
 
     def score(self, z: Any) -> Tensor:
         return super().score(z) if isinstance(z, Tensor) else torch.from_numpy(z @ self.weights.numpy()) + self.bias
