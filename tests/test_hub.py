@@ -16,6 +16,7 @@ import polyfuse as pf
 from polyfuse.core import Codec, RecipeError, encoders
 from polyfuse.modalities.hub import AudioHub, ImageHub, TextHub, download_size
 from polyfuse.modalities.text import Text
+from polyfuse.presets import course
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -420,6 +421,30 @@ def test_from_a_table_to_answers_without_the_checkpoint(mixed, folders, tmp_path
     before = bundle.predict(path)
     shutil.rmtree(checkpoint)
     assert pf.Bundle.load(tmp_path / "b").predict(path) == before
+
+
+def test_the_networks_of_a_preset_learn_from_the_stored_tokens_of_one_checkpoint(mixed, folders, tmp_path, monkeypatch):
+    judged = course.judged
+
+    def everyone(said, seed, store):
+        found, weights, spare = judged(said, seed, store)
+        return found, torch.full_like(weights, 1 / len(weights)), torch.full_like(spare, 1 / len(spare))
+
+    monkeypatch.setattr(course, "judged", everyone)
+    path, checkpoint = mixed(60), tmp_path / "checkpoint"
+    shutil.copytree(folders["text"]["bert"], checkpoint)
+    settings = {"note.encoder": f"hub:{checkpoint}", "train.epochs": 2}
+    bundle = pf.fit(path, "label", ignore=["degrees"], out=tmp_path / "b", size="s", preset="good", set=settings, time=60)
+    (network,) = [m for m in bundle.recipe["ensemble"]["members"] if "fusion" in m]
+    layers = [k for k in bundle.model.state_dict() if ".network." in k]
+    assert list(network["stored"]) == ["note"]
+    assert layers and all(k.startswith("describers.") for k in layers)  # the checkpoint is there once
+    before = bundle.predict(path)
+    shutil.rmtree(checkpoint)
+    again = pf.Bundle.load(tmp_path / "b")
+    assert again.predict(path) == before
+    empty = [{"note": None}]  # a row without anything still has an answer
+    assert len(again.predict(empty)) == 1
 
 
 # the real thing

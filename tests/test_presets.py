@@ -458,6 +458,65 @@ def test_views_that_err_apart_are_multiplied(tmp_path):
         assert again.predict_rows([row])[0]["answer"] == bundle.predict_rows([row])[0]["answer"]
 
 
+# -- learning from what members say -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def only_the_stack(monkeypatch):
+    """All members are stacked, and all weight goes to the last, which is stacked on all."""
+    from polyfuse.presets import course
+
+    def last(found, store_weights, spare):
+        weights = torch.zeros_like(store_weights)
+        weights[-1] = 1.0
+        return found, weights, spare
+
+    judged = course.judged
+    monkeypatch.setattr(course, "select", lambda said, members, seed: torch.ones(len(members)))
+    monkeypatch.setattr(course, "judged", lambda *arguments: last(*judged(*arguments)))
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_a_stacked_member_answers_as_it_did_before_it_was_saved(only_the_stack, tmp_path, missing):
+    rows = planted(300, seed=21, missing=missing)
+    bundle = fit(rows, out=tmp_path / "b")
+    *_, last = bundle.recipe["ensemble"]["members"]
+    kept = {m["name"] for m in bundle.recipe["ensemble"]["members"]}
+    assert last["name"] == "stacked on all" and set(last["stack"]) < kept  # with it what it is made of
+    assert bundle.evaluate(planted(200, seed=22))["metrics"]["label"]["accuracy"]["value"] > 0.75
+    again = pf.Bundle.load(tmp_path / "b")
+    tried = [*rows[:3], {"note": rows[0]["note"]}, {"x": 1.0}, {}]
+    answers = [a["answer"]["label"]["probability"] for a in again.predict_rows(tried)]
+    for row, answer in zip(tried, answers):
+        alone = bundle.predict_rows([row])[0]["answer"]["label"]["probability"]
+        assert list(answer.values()) == pytest.approx(list(alone.values()), abs=1e-5)
+        assert sum(answer.values()) == pytest.approx(1.0)
+
+
+def test_of_noise_stacking_learns_nothing():
+    """Were a row answered by a fit that had seen what members said of it, it would look better than chance."""
+    members = fit(planted(500, seed=23, kind="noise")).card["members"]
+    stacks = [m["score"] for m in members if m["name"].startswith("stacked")]
+    assert all(score < 0.5 + 3 * (0.25 / 500) ** 0.5 for score in stacks)
+
+
+@pytest.mark.parametrize("kind", ["number", "labels"])
+def test_amounts_and_labels_are_stacked_too(kind, only_the_stack):
+    rows = planted(160, seed=24)
+    for i, row in enumerate(rows):
+        row |= {"x": i % 4 + row["z"] / 9, "note": f"{row['note']} w{i % 7}"}
+        row["goal"] = i % 7 + 0.1 * i if kind == "number" else ["a b", "b", "a", ""][i % 4]
+    bundle = fit(rows, "goal", columns={"note": "text", "x": "number", "z": "number", "goal": kind}, ignore=["label"])
+    assert "stacked on all" in [m["name"] for m in bundle.card["members"]]
+    assert bundle.predict_rows([rows[5], {}])[0]["answer"]["goal"]
+
+
+def test_in_time_order_nothing_is_stacked():
+    rows = [dict(r, day=f"2024-{1 + i // 28:02}-{1 + i % 28:02}") for i, r in enumerate(planted(150))]
+    assert not [m for m in fit(rows, time_column="day").card["members"] if m["name"].startswith("stacked")]
+    assert not [m for m in fit(planted(150), val=planted(60, seed=5)).card["members"] if m["name"].startswith("stacked")]
+
+
 # -- again ------------------------------------------------------------------------------------------------------------
 
 

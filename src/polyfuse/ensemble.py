@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .core import Batch, Codec, Encoder, Inputs, Layout, Learner, Task, Tokens, encoders, learners, tasks
+from .core import Batch, Cells, Codec, Encoded, Encoder, Inputs, Layout, Learner, Task, Tokens, encoders, learners, pool, tasks
 from .core.layers import Fitted
-from .learners.features import vector_of
+from .learners.features import beside, vector_of
 from .model import Model
 
 
@@ -71,17 +71,30 @@ class Describer(nn.Module):
         """Of what a learner gets of the view."""
         return side_by_side([self.layouts[i] for i in chosen(self.layouts, sparse)])
 
-    def forward(self, batch: Batch, view: str, sparse: bool) -> tuple[Tensor, Tensor]:
-        """-> x [B, F], there [B, G], for learners that are sparse or for the others."""
-        cells = batch.cells[view]
-        parts: list[Any] = [(self.encoders[i], self.layouts[i]) for i in chosen(self.layouts, sparse)]
+    def forward(self, cells: Cells) -> list[Encoded]:
+        """What each encoder makes of the present cells; nothing where there is none."""
+        parts: Any = self.encoders
+        return [encoder.features(cells.x) for encoder in parts] if len(cells.rows) else []
+
+    def vectors(self, cells: Cells, made: list[Encoded], sparse: bool) -> tuple[Tensor, Tensor]:
+        """x [B, F], there [B, G], for learners that are sparse or for the others."""
+        parts = [(i, self.layouts[i]) for i in chosen(self.layouts, sparse)]
         x = torch.zeros(cells.size, sum(len(own.owner) for _, own in parts))
         there = torch.zeros(cells.size, sum(own.flags for _, own in parts), dtype=torch.bool)
-        if len(cells.rows) and parts:
-            found = [vector_of(encoder.features(cells.x), own) for encoder, own in parts]
+        if made and parts:
+            found = [vector_of(made[i], own) for i, own in parts]
             x[cells.rows] = torch.cat([f for f, _ in found], 1).float()
             there[cells.rows] = torch.cat([t for _, t in found], 1)
         return x, there
+
+    def tokens(self, cells: Cells, made: list[Encoded]) -> Cells:
+        """What the view's checkpoint and the encoders beside it give, in the place of the cells, for networks: see `Stored`."""
+        if not made:
+            return cells
+        parts: list[tuple[Any, Encoded]] = [p for p, own in zip(zip(self.encoders, made), self.layouts) if not own.sparse]
+        (first,) = [encoded for encoder, encoded in parts if encoder.config_state() is not None]
+        others = [pool(encoded.x, encoded.mask) for encoder, encoded in parts if encoder.config_state() is None]
+        return Cells(beside(first.x.float(), first.mask, others), cells.rows, cells.size)
 
 
 class Shallow(Fitted):
@@ -102,17 +115,24 @@ class Shallow(Fitted):
     def forward(self, seen: Seen) -> tuple[dict[int, Tensor], Tensor]:
         """-> {target's number: out}, speaks [B]."""
         x, there = seen.inputs(self.views, self.sparse)
-        present = torch.stack([seen.present[v] for v in self.views], 1)
-        return {t: learner(x, there) for t, learner in zip(self.targets, self.learners)}, met(present, self.patterns)
+        return {t: learner(x, there) for t, learner in zip(self.targets, self.learners)}, self.met(seen)
+
+    def met(self, seen: Seen) -> Tensor:
+        """Of which rows it speaks [B]."""
+        return met(torch.stack([seen.present[v] for v in self.views], 1), self.patterns)
 
 
 class Deep(nn.Module):
-    """One network, trained on several folds: the mean of what they say. It speaks where any of its views is there."""
+    """One network, trained on several folds: the mean of what they say. It speaks where any of its views is there.
 
-    def __init__(self, models: Sequence[Model]):
+    Args:
+        stored: the views that it takes from a describer's checkpoint, which it shares with all other members.
+    """
+
+    def __init__(self, models: Sequence[Model], stored: Sequence[str]):
         super().__init__()
         self.models: Any = nn.ModuleList(models)
-        self.views = models[0].views
+        self.views, self.stored = models[0].views, list(stored)
 
     def tokens(self, batch: Batch) -> list[Tokens]:
         return [named(model, model.encode(batch)) for model in self.models]
@@ -144,6 +164,25 @@ class Product(nn.Module):
         self.of, self.views = list(of), list(views)
 
 
+class Stacked(Shallow):
+    """What several members say, as the features of a linear learner: it finds out whom to believe about which answer.
+
+    Source: Wolpert 1992, "Stacked Generalization"; what it learns from is said of rows that the members had not seen.
+
+    Args:
+        of: which members, by their number.
+    """
+
+    def __init__(self, of: Sequence[int], views: Sequence[str], made: Sequence[Learner | None]):
+        super().__init__(views, made)
+        self.of = list(of)
+
+    def told(self, said: Sequence[dict[int, Tensor]], speaks: Tensor, seen: Seen) -> tuple[dict[int, Tensor], Tensor]:
+        """said: of each of these members {target's number: honest out}, speaks [B, M] -> {target's number: out}, speaks [B]."""
+        made: list[tuple[int, Any]] = list(zip(self.targets, self.learners))
+        return {t: learner(voices(learner.task, [outs[t] for outs in said]), speaks) for t, learner in made}, self.met(seen)
+
+
 class Ensemble(Fitted):
     """Members and their weights, in the place of a `Model`.
 
@@ -153,8 +192,8 @@ class Ensemble(Fitted):
         width: D of the networks.
         parts: {target: {"task": part, **options}}, and {view: ...} for the networks.
         about: {"features": {view: [encoder parts]}, "widths": {view: [numbers of each]}, "members": [member]}, where a member is
-            {"name", "learner", "views", "options"}, {"name", "fusion", "views", "models": how many}, or {"name", "views",
-            "product": names of members before it}.
+            {"name", "learner", "views", "options"}, {"name", "fusion", "views", "models": how many, "stored": {view: as `Stored`
+            has sizes}}, {"name", "views", "product": names of members before it} or {"name", "views", "stack": such names}.
     """
 
     weights: Tensor
@@ -177,9 +216,12 @@ class Ensemble(Fitted):
                 members.append(shallow(member, self.tasks, layouts))
             elif "product" in member:
                 members.append(Product([self.names.index(n) for n in member["product"]], member["views"]))
+            elif "stack" in member:
+                members.append(stacked(member, self.tasks, [self.names.index(n) for n in member["stack"]]))
             else:
-                mine = {v: views[v] for v in member["views"]}
-                members.append(Deep([Model(mine, targets, width, member["fusion"], parts) for _ in range(member["models"])]))
+                mine, stored = {v: views[v] for v in member["views"]}, member.get("stored", {})
+                own = {**parts, **{v: {"stored": size} for v, size in stored.items()}}
+                members.append(Deep([Model(mine, targets, width, member["fusion"], own) for _ in range(member["models"])], list(stored)))
         self.members: Any = nn.ModuleList(members)
         shape = len(self.targets), len(members)
         self.register_buffer("weights", torch.full(shape, 1.0 / max(len(members), 1)))  # of what the members say together
@@ -198,10 +240,15 @@ class Ensemble(Fitted):
         return {v: configs[0] for v, configs in found.items() if configs}
 
     def encode(self, batch: Batch) -> Seen:
-        described = list(zip(self.described, self.describers))
-        features = {v: describer(batch, v, False) for v, describer in described}
-        sparse = {v: describer(batch, v, True) for v, describer in described if any(own.sparse for own in describer.layouts)}
-        tokens = [t for m in self.members if isinstance(m, Deep) for t in m.tokens(batch)]
+        described = [(v, describer, batch.cells[v]) for v, describer in zip(self.described, self.describers)]
+        made = {v: describer(cells) for v, describer, cells in described}
+        features = {v: describer.vectors(cells, made[v], False) for v, describer, cells in described}
+        sparse = {v: d.vectors(cells, made[v], True) for v, d, cells in described if any(own.sparse for own in d.layouts)}
+        tokens = []
+        for m in self.members:
+            if isinstance(m, Deep):
+                stored = {v: d.tokens(cells, made[v]) for v, d, cells in described if v in m.stored}
+                tokens += m.tokens(replace(batch, cells={**batch.cells, **stored}))
         return Seen(features, sparse, tokens, {v: batch.cells[v].present() for v in self.views})
 
     def said(self, seen: Seen) -> list[tuple[dict[int, Tensor], Tensor]]:
@@ -213,6 +260,9 @@ class Ensemble(Fitted):
                 found.append((member(mine), torch.stack([seen.present[v] for v in member.views], 1).any(1)))
             elif isinstance(member, Product):
                 found.append(self._product([(i, *found[i]) for i in member.of]))
+            elif isinstance(member, Stacked):
+                honest = [{t: out.float() / self.temper[t, i] for t, out in found[i][0].items()} for i in member.of]
+                found.append(member.told(honest, torch.stack([found[i][1] for i in member.of], 1), seen))
             else:
                 found.append(member(seen))
         return found
@@ -293,6 +343,27 @@ def shallow(member: dict[str, Any], made: Sequence[Task], layouts: dict[str, lis
     return Shallow(
         member["views"], [learners.build(member["learner"], t, inputs, **member["options"]) if f else None for t, f in zip(made, fitting)]
     )
+
+
+def stacked(member: dict[str, Any], made: Sequence[Task], of: Sequence[int]) -> Stacked:
+    """A stacked member's learners, not fitted yet; none for a target that cannot be learned so.
+
+    Args:
+        of: the numbers of the members in `member["stack"]`.
+    """
+    part = learners.get("linear")
+    built: list[Learner | None] = []
+    for task in made:
+        wide = task.constant(1).numel()  # type: ignore[operator]
+        inputs = Inputs.of({str(i): Layout((0,) * wide, (0,) * wide, 1) for i in of})
+        built.append(part(task, inputs) if task.learned_as in part.takes else None)
+    return Stacked(of, member["views"], built)
+
+
+def voices(task: Task, outs: Sequence[Tensor]) -> Tensor:
+    """What members say of one target, side by side as features: M times [B, ...] -> [B, M * K]; of classes log probabilities."""
+    x = torch.stack([out.float() for out in outs], 1)
+    return (x.log_softmax(-1) if can_multiply(task) and task.exclusive else x).flatten(1)
 
 
 def layout_of(encoder: Encoder, width: int) -> Layout:

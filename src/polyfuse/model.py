@@ -16,6 +16,7 @@ from .core import (
     Fusion,
     Objective,
     Schema,
+    Stored,
     TableCodec,
     TabularCodec,
     Task,
@@ -38,7 +39,7 @@ class Model(nn.Module):
         targets: {target: its fitted codec}.
         width: D.
         fusion: {"name": part, **options}.
-        parts: {view or target: {"encoder" or "task": part, **options}}.
+        parts: {view or target: {"encoder" or "task": part, **options}}; of a view whose features are stored {"stored": sizes}.
         objectives: {name: {"weight": its weight, **options}} of the auxiliary losses, computed in training only.
 
     Shapes:
@@ -57,7 +58,7 @@ class Model(nn.Module):
         super().__init__()
         self.views, self.targets, self.width = list(views), list(targets), width
         self.spans = _span_names(self.views)
-        self.encoders: Sequence[Encoder] = nn.ModuleList(_build(encoders, parts[v], "encoder", c, width) for v, c in views.items())  # type: ignore[assignment]
+        self.encoders: Sequence[Encoder] = nn.ModuleList(_encoder(parts[v], c, width) for v, c in views.items())  # type: ignore[assignment]
         self.fusion: Fusion = _build(fusions, fusion, "name", list(self.spans.values()), width)
         self.depth_maps: Sequence[nn.ModuleList] = nn.ModuleList(_depth_maps(e, self.fusion.depths) for e in self.encoders)  # type: ignore[assignment]
         self.tasks: Sequence[Task] = nn.ModuleList(_build(tasks, parts[t], "task", c, width) for t, c in targets.items())  # type: ignore[assignment]
@@ -124,7 +125,8 @@ class Model(nn.Module):
         """
         encoder, maps = self.encoders[at], self.depth_maps[at]
         encoded = Encoded(x["features"], x["mask"]) if "features" in x else encoder.features(x)
-        last = encoder.project(encoded), encoded.mask
+        tokens = encoder.project(encoded)
+        last = tokens, encoded.mask[:, : tokens.shape[1]]  # real tokens come first, and an encoder that pools gives fewer
         if not encoded.depths:
             return [last] * (self.fusion.depths + 1)
         deepest = encoded.depths[len(encoded.depths) - len(maps) :]
@@ -252,6 +254,10 @@ def _free(name: str, schema: Schema) -> str:
 def _span_names(views: list[str]) -> dict[str, str]:
     """A view may be called "row", which is the fusion's own span."""
     return {v: f"{v}_" if v == "row" or v.rstrip("_") == "row" else v for v in views}
+
+
+def _encoder(part: dict[str, Any], codec: Codec, width: int) -> Encoder:
+    return Stored(codec, width, part["stored"]) if "stored" in part else _build(encoders, part, "encoder", codec, width)
 
 
 def _objective(name: str, options: dict[str, Any], *context: Any) -> Objective:

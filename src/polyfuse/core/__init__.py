@@ -7,6 +7,7 @@ from .learner import Inputs, Learner
 from .parts import Decision, Fusion, Objective, Task, mean_loss
 from .registry import Registry, check_options, check_values, codecs, encoders, fusions, learners, objectives, option_names, tasks, written
 from .schema import Column, Role, Schema, Window
+from .stored import Stored
 from .table import TableCodec, TabularCodec
 from .tokens import Batch, Cells, Encoded, Tokens, pool, pooled, scatter
 
@@ -32,6 +33,7 @@ __all__ = [
     "Registry",
     "Role",
     "Schema",
+    "Stored",
     "TableCodec",
     "TabularCodec",
     "Task",

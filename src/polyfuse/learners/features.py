@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import __version__
-from ..core import Codec, DataError, Encoded, Encoder, Layout, pool, written
+from ..core import Cells, Codec, DataError, Encoded, Encoder, Layout, pool, written
 from ..data import Dataset, Features, Joined, Prepared, PreparedTable, Store
 from ..model import Model
 
@@ -42,10 +42,38 @@ class Pairs(Features):
         return sp.csr_matrix((value, column.astype(np.int32), ends), (len(ends) - 1, self.columns))
 
 
+@dataclass
+class Beside:
+    """Prepared cells as `core.Stored` takes them: the tokens of a checkpoint, and in each of them the vectors of other encoders.
+
+    Args:
+        parts: of the same cells: the tokens, then the vectors, one a cell.
+    """
+
+    parts: Sequence[Features | Joined]
+
+    @property
+    def key(self) -> str:
+        return "+".join(part.key for part in self.parts)
+
+    @property
+    def present(self) -> np.ndarray:
+        return self.parts[0].present
+
+    def cells(self, rows: np.ndarray) -> Cells:
+        first, *others = [part.cells(rows) for part in self.parts]
+        return Cells(beside(first.x["features"], first.x["mask"], [o.x["features"][:, 0] for o in others]), first.rows, first.size)
+
+
 class _AsStored(Codec):
     """Stands for the codec of a view whose features are stored: these are not augmented."""
 
     name = "features"
+
+
+def beside(tokens: Tensor, mask: Tensor, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """tokens [P, N, F_1], mask [P, N], vectors [P, F_i] -> what `core.Stored` projects."""
+    return {"features": torch.cat([tokens, *(v.unsqueeze(1).expand(-1, tokens.shape[1], -1) for v in vectors)], 2), "mask": mask}
 
 
 def features_of(data: Dataset, model: Model, views: list[str], device: torch.device | str = "cpu") -> dict[str, Features]:
@@ -156,7 +184,7 @@ def _by_length(prepared: Prepared | PreparedTable) -> np.ndarray:
     return units if offsets is None else units[np.argsort(offsets[units] - offsets[units + 1], kind="stable")]
 
 
-def _halved(encoder: Encoder, device: torch.device | str) -> torch.autocast:
+def halved(encoder: Encoder, device: torch.device | str) -> torch.autocast:
     """bfloat16 for the products of a checkpoint's network where the machine gains by it; our own features stay exact.
 
     On a processor with AVX512-BF16 a sentence encoder takes half the time. Where cells are answered, not stored, it is not used:
@@ -183,10 +211,10 @@ def _write(
     file: IO[bytes], prepared: Prepared | PreparedTable, units: np.ndarray, encoder: Encoder, device: Any, tick: Callable[[int], None]
 ) -> tuple[int, np.ndarray]:
     """Every unit's tokens, one after the other: their width (0 of no unit), and how many each has."""
-    width, lengths, halved = 0, [np.zeros(0, np.int64)], _halved(encoder, device)
+    width, lengths, kind = 0, [np.zeros(0, np.int64)], halved(encoder, device)
     for at in range(0, len(units), _CHUNK):
         x = {k: v.to(device) for k, v in prepared.gather(units[at : at + _CHUNK]).items()}
-        with halved:
+        with kind:
             encoded = encoder.features(x)
         tokens = encoded.x[encoded.mask].float().cpu().numpy()
         file.write(tokens.tobytes())

@@ -13,17 +13,18 @@ from torch import Tensor
 
 from ..bundle import Bundle, build
 from ..card import about_data, versions
-from ..core import Cells, DataError, RecipeError, TableCodec, Task, encoders, learners, tasks
+from ..core import Cells, RecipeError, TableCodec, Task, encoders, learners, tasks
 from ..core.progress import Progress
-from ..data import Fold, Joined, Prepared, Splitter, windows
+from ..data import Joined
 from ..ensemble import Ensemble, can_multiply, chosen, layout_of, met, product
 from ..evaluate import evaluate, leaks
 from ..learners.features import described
 from ..learners.threads import one_blas_thread, one_torch_thread
 from ..ready import Ready, Run
-from .crossfit import Fitted, Table, learn, network
-from .plan import Plan, Step, folds_for, make_plan
-from .selection import Said, judged, tempered, told
+from .crossfit import Fitted, Table, learn, network, stack
+from .folds import folds_of
+from .plan import Plan, Step, make_plan
+from .selection import Said, judged, select, tempered, told
 
 _JUDGING = 0.05  # of the budget: kept for weighing the members and building the bundle
 
@@ -90,7 +91,8 @@ class Course:
                     layouts.append(layout_of(encoder, encoder.columns if encoder.sparse else _width(found)))
                 self.encoders[view] = made
                 self.widths[view] = [len(own.owner) + (own.flags if e.layout else 0) for own, e in zip(layouts, made)]
-                self.table.add(view, stored, layouts)
+                checkpoint = next((i for i, e in enumerate(made) if e.config_state() is not None), None)
+                self.table.add(view, stored, layouts, checkpoint)
 
     @one_blas_thread()
     def learn(self) -> None:
@@ -110,6 +112,9 @@ class Course:
                         continue
                     self._make(step)
                     bar.step(step.seconds)
+                bar.about("stacking")
+                self._multiply()
+                self._stack()
             except KeyboardInterrupt:
                 if not self.members:
                     raise RecipeError("fit", "was interrupted before anything had been learned", fix="run it again") from None
@@ -128,7 +133,8 @@ class Course:
     def _make(self, step: Step) -> None:
         store = self.run.store
         if step.deep:
-            seconds = max(self.left() - _JUDGING * self.plan.budget_s, 2.0)
+            left = self.left() - _JUDGING * self.plan.budget_s
+            seconds = max(left if step is self.plan.steps[-1] else 0.5 * left, 2.0)
             fitted = network(step.member, self.table, self.seed, store, seconds=seconds, device=self.device, progress=Progress(quiet=True))
             step.member = {**step.member, "models": fitted.models}
         else:
@@ -153,9 +159,8 @@ class Course:
 
     def _multiply(self) -> None:
         """What the best learner on each view alone says, as evidence that adds up: a member that needs no fit."""
-        main = self.table.tasks[self.targets.index(self.run.recipe["main"])]
         best: dict[str, Member] = {}
-        for m in sorted(self.members, key=lambda m: np.nan_to_num(m.score if main.higher else -m.score, nan=-np.inf)):
+        for m in (self.members[i] for i in sorted(range(len(self.members)), key=self._rank)):
             if "learner" in m.step.member and len(m.step.member["views"]) == 1:
                 best[m.step.member["views"][0]] = m  # the last, which is the best, stays
         alike = [best[v] for v in self.plan.features if v in best]
@@ -173,6 +178,53 @@ class Course:
             "product": [m.step.name for m in alike],
         }
         self._add(Step(member, 0.0), Fitted(outs, covered, {}))
+
+    def _stack(self) -> None:
+        """What the members that count say, learned from in its turn: those on the best view alone, then all.
+
+        Both, for else it would be stacking that pays where fusing seems to. The folds must be exchangeable: in time, rows of a
+        later one must not teach what an earlier one is answered.
+        """
+        rows, folds = self.table.rows, self.table.folds
+        if len(folds) < 2 or any(len(f.train) + len(f.held) + len(f.test) < len(rows) for f in folds):
+            return
+        tested = [np.searchsorted(rows, f.test) for f in folds]
+        main = self.targets.index(self.run.recipe["main"])
+        able = [
+            i
+            for i, m in enumerate(self.members)
+            if main in m.fitted.outs and sum(m.fitted.covered[at].any() for at in tested) > 1  # not of a network of one fold alone
+        ]
+        lone = [i for i in able if len(self.members[i].step.member["views"]) == 1]
+        best = self.members[max(lone, key=self._rank)].step.member["views"] if lone else []
+        groups = [("".join(best), [i for i in lone if self.members[i].step.member["views"] == best])]
+        for name, mine in [*groups, ("all", able)] if len(self.ready.data.views) > 1 else groups:
+            self._stack_of(name, mine, main)
+
+    def _stack_of(self, name: str, mine: list[int], main: int) -> None:
+        """A member on what those of these members say that would have weight among themselves."""
+        present, views = self.ready.data.present(self.table.rows), list(self.ready.data.views)
+        speaks = _speaks(self.members, present, views)
+        if len(mine) < 2:
+            return
+        weights = select(self._said(main, mine, speaks), range(len(mine)), self.seed)
+        chosen = [i for i, w in zip(mine, weights) if w > 0]
+        of = [self.members[i] for i in chosen]
+        learner = learners.get("linear")
+        width = sum(m.fitted.outs[main][0].numel() for m in of)
+        seconds = (len(self.table.folds) + 1) * learner.cost(len(self.table.rows), width, width // max(len(of), 1))
+        if len(of) < 2 or self.left() < _JUDGING * self.plan.budget_s + seconds:
+            return
+        used = {v for m in of for v in m.step.member["views"]}
+        member = {"name": f"stacked on {name}", "views": [v for v in views if v in used], "stack": [m.step.name for m in of]}
+        honest = [{t: out / m.temper[t] for t, out in m.fitted.outs.items()} for m in of]
+        covered = np.logical_and.reduce([m.fitted.covered for m in of])
+        self._add(Step(member, seconds), stack(member, self.table, honest, speaks[:, chosen], covered, self.seed, self.run.store))
+
+    def _rank(self, i: int) -> float:
+        """How well a member answers the main target: more is better, whatever the metric."""
+        higher = self.table.tasks[self.targets.index(self.run.recipe["main"])].higher
+        return float(np.nan_to_num(self.members[i].score if higher else -self.members[i].score, nan=-np.inf))
 
     def _judged(self, t: int, covered: np.ndarray, out: Tensor) -> tuple[Tensor, Cells]:
         """The answers to covered, labelled rows, and their truth."""
@@ -246,9 +298,13 @@ class Course:
 
     def _built(self, weights: Tensor, spare: Tensor, verdicts: dict[str, Any], outs: dict[str, Any], judges: list[Task]) -> Bundle:
         kept = [i for i in range(len(self.members)) if (weights[:, i] + spare[:, i]).sum() > 0] or [0]  # of no weight, but of some form
-        factors = {name for i in kept for name in self.members[i].step.member.get("product", ())}
-        kept = [i for i, m in enumerate(self.members) if i in kept or m.step.name in factors]
-        used = self._used([m for i in kept if "learner" in (m := self.members[i].step.member)])
+        for i in reversed(range(len(self.members))):  # with each those that it is made of, which come before it
+            if i in kept:
+                member = self.members[i].step.member
+                names = member.get("product", []) + member.get("stack", [])
+                kept += [j for j, m in enumerate(self.members) if m.step.name in names]
+        kept = sorted(set(kept))
+        used = self._used([self.members[i].step.member for i in kept])
         about = {
             "features": {v: [self.plan.features[v][i] for i in which] for v, which in used.items()},
             "widths": {v: [self.widths[v][i] for i in which] for v, which in used.items()},
@@ -272,11 +328,13 @@ class Course:
         return bundle
 
     def _used(self, members: list[dict[str, Any]]) -> dict[str, list[int]]:
-        """{view: which of its encoders} that these members' learners look at."""
+        """{view: which of its encoders} that these members look at."""
         found: dict[str, set[int]] = {}
         for member in members:
-            for v in member["views"]:
+            for v in member["views"] if "learner" in member else ():
                 found.setdefault(v, set()).update(chosen(self.table.layouts[v], learners.get(member["learner"]).sparse))
+            for v in member.get("stored", ()):
+                found.setdefault(v, set()).update(i for i, own in enumerate(self.table.layouts[v]) if not own.sparse)
         return {v: sorted(found[v]) for v in self.plan.features if v in found}
 
     def _card(self, bundle: Bundle, kept: list[int], weights: Tensor, spare: Tensor, verdicts: Any, outs: Any) -> dict[str, Any]:
@@ -317,90 +375,12 @@ class Course:
 def start(ready: Ready, preset: str, budget_s: float, started: float, device: str | None, save: Callable[[Bundle], None] | None) -> Course:
     """The folds, the tasks and the plan of a fit under a preset."""
     recipe = ready.run.recipe
-    folds, whole, groups, split = _folds(ready)
+    folds, whole, groups, split = folds_of(ready)
     ready.run.split = split
     made = _tasks(ready)
     table = Table(ready, folds, whole, made, groups)
     plan = make_plan(preset, budget_s, ready, table.rows, made, len(folds), whole is None)
     return Course(ready, plan, table, started, recipe["seed"], device, save)
-
-
-def _folds(ready: Ready) -> tuple[list[Fold], np.ndarray | None, np.ndarray | None, str]:
-    """Folds over the labelled rows; one, without a last fit on everything (second), where validation rows are given; which rows
-    belong together (third), and all that in words."""
-    run, rows = ready.run, ready.rows
-    if len(ready.held):
-        return [Fold(rows, rows[:0], ready.held)], None, None, run.split
-    cut = windows(run.table, run.schema.window) if run.schema.window else None
-    splitter = Splitter(run.table, run.schema, cut, run.recipe["main"])
-    folds, split = _cut(splitter, folds_for(len(rows)), run.recipe["seed"])
-    groups = _named(splitter) if splitter.role in ("group", "time") else _sharing(ready)
-    if splitter.role not in ("group", "time") and groups is not None:
-        folds, split = _undivided(folds, groups), f"{split}, rows that share a cell together"
-    labelled = set(rows.tolist())
-    kept = [Fold(*(np.array([r for r in part if int(r) in labelled], np.int64) for part in (f.train, f.held, f.test))) for f in folds]
-    whole = np.unique(np.concatenate([part for f in kept for part in (f.train, f.held, f.test)]))
-    return kept, whole, groups, f"{len(kept)} folds, {split}" if len(kept) > 1 else f"held out {split}"
-
-
-def _named(splitter: Splitter) -> np.ndarray | None:
-    """[rows] the number of the group, or the day, that the column of the split names; None where every row has its own."""
-    names, groups = np.unique([str(value) for value in splitter.values], return_inverse=True)
-    return groups if len(names) < len(groups) else None
-
-
-def _cut(splitter: Splitter, most: int, seed: int) -> tuple[list[Fold], str]:
-    """As many folds as the rows, groups or times allow, at most `most`; a share held out where they allow none."""
-    for count in range(most, 1, -1):
-        try:
-            return splitter.folds(count, seed)
-        except DataError:
-            continue  # fewer rows, groups or times than these folds need
-    split = splitter.hold_out(0.3, seed)
-    return [Fold(split.train, split.train[:0], split.held)], split.rule
-
-
-def _sharing(ready: Ready) -> np.ndarray | None:
-    """[rows] the number of the group of each: rows that have a picture, a sound, a text or a series in common, or None.
-
-    A cell that stood on both sides of a fold would make its view look better than it is. A view whose cells join more than a
-    tenth of the rows is passed over (the same few questions under all pictures): no folds could be cut along it.
-    """
-    size, found = ready.data.size, None
-    group = np.arange(size)
-    views = [(v, p.index) for v, p in ready.data.views.items() if isinstance(p, Prepared) and not ready.data.codecs[v].plain]
-    for _, index in sorted(views, key=lambda vi: len(np.unique(vi[1]))):  # whose cells recur most comes first
-        joined = group.copy()
-        while True:  # the smallest number of any row with the same cell, or the same group, until none changes
-            before, here = joined.copy(), index >= 0
-            least = np.full(index.max(initial=0) + 1, size)
-            np.minimum.at(least, index[here], joined[here])
-            joined[here] = least[index[here]]
-            least = np.full(size, size)
-            np.minimum.at(least, group, joined)
-            joined = least[group]
-            if (joined == before).all():
-                break
-        if 1 < np.bincount(joined).max() <= max(2, size // 10) and (joined != group).any():
-            group, found = joined, joined
-    return found
-
-
-def _undivided(folds: list[Fold], groups: np.ndarray) -> list[Fold]:
-    """The same folds, each group wholly where its first row is."""
-    place = {int(r): k for k, fold in enumerate(folds) for r in fold.test}
-    if len(folds) == 1:
-        return folds  # rows that were held out: there is no other fold to go to
-    home: dict[int, int] = {}
-    for r in sorted(place):
-        place[r] = home.setdefault(int(groups[r]), place[r])
-    made = []
-    for k, fold in enumerate(folds):
-        test = np.array(sorted(r for r, at in place.items() if at == k), np.int64)
-        rest, tested = np.array(sorted(r for r, at in place.items() if at != k), np.int64), set(groups[fold.held].tolist())
-        held = np.array([int(groups[r]) in tested for r in rest], bool) & np.isin(rest, fold.held)
-        made.append(Fold(rest[~held], rest[held], test))
-    return made
 
 
 def _tasks(ready: Ready) -> list[Task]:

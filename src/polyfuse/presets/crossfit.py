@@ -21,9 +21,9 @@ from .. import __version__
 from ..core import Layout, RecipeError, Task, fusions, learners, written
 from ..core.progress import Progress
 from ..data import Dataset, Features, Fold, Joined, Store
-from ..ensemble import chosen, shallow
+from ..ensemble import chosen, shallow, stacked, voices
 from ..learners import Interrupted, TrainOptions, outputs, train
-from ..learners.features import averaged, sparse_vectors, vectors
+from ..learners.features import Beside, averaged, sparse_vectors, vectors, with_stored
 from ..model import Model
 from ..ready import Ready, new_bundle
 
@@ -44,6 +44,7 @@ class Table:
         groups: [rows of the table] which belong together, or None; they are on one side of every fold already.
         features: {view: the features of each of its encoders, one vector a cell}.
         layouts: {view: what those of each are}.
+        tokens: {view: all tokens of its checkpoint, with the other features beside them}, for networks.
     """
 
     ready: Ready
@@ -53,15 +54,19 @@ class Table:
     groups: np.ndarray | None = None
     features: dict[str, list[Features | Joined]] = field(default_factory=dict)
     layouts: dict[str, list[Layout]] = field(default_factory=dict)
+    tokens: dict[str, Any] = field(default_factory=dict)
 
     @property
     def data(self) -> Dataset:
         return self.ready.data
 
-    def add(self, view: str, features: list[Features | Joined], layouts: list[Layout]) -> None:
-        """The features of a view, one of each of its encoders."""
+    def add(self, view: str, features: list[Features | Joined], layouts: list[Layout], checkpoint: int | None) -> None:
+        """The features of a view, one of each of its encoders, and which of these came from a checkpoint."""
         self.features[view] = [f if own.sparse else averaged(f) for f, own in zip(features, layouts)]
         self.layouts[view] = layouts
+        if checkpoint is not None:
+            others = [f for i, (f, own) in enumerate(zip(self.features[view], layouts)) if i != checkpoint and not own.sparse]
+            self.tokens[view] = Beside([features[checkpoint], *others])
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -183,6 +188,57 @@ def _side_by_side(parts: Sequence[tuple[Any, np.ndarray]]) -> tuple[Any, np.ndar
     return x, np.concatenate([there for _, there in parts], 1)
 
 
+def stack(
+    member: dict[str, Any], table: Table, of: Sequence[dict[int, Tensor]], speaks: Tensor, covered: np.ndarray, seed: int, store: Store
+) -> Fitted:
+    """A member that learns from what others say, each fold's rows by a fit on the other folds'.
+
+    Args:
+        of: of each of these members {target's number: honest out [R, ...]}.
+        speaks: [R, M] of which rows each may speak.
+        covered: [R] rows of which all of them have spoken unseen.
+    """
+    h = hashlib.blake2b(speaks.numpy().tobytes() + covered.tobytes(), digest_size=20)
+    for outs in of:
+        for t in sorted(outs):
+            h.update(outs[t].contiguous().numpy().tobytes())
+    name = _name(member, table, seed, [h.hexdigest()])
+    return _step(store, name, member["name"], lambda: _stack(member, table, of, speaks, covered, seed))
+
+
+def _stack(member: dict[str, Any], table: Table, of: Sequence[dict[int, Tensor]], speaks: Tensor, covered: np.ndarray, seed: int) -> Fitted:
+    rows, there = table.rows, speaks.numpy()
+    weight = None if table.data.weight is None else table.data.weight[rows]
+    outs: dict[int, Tensor] = {}
+    answered = np.zeros(len(rows), bool)
+    made = stacked(member, table.tasks, range(len(of)))
+    for t, learner in zip(made.targets, made.learners):
+        known, y = table.truth(list(table.data.targets)[t], table.tasks[t])
+        x = voices(table.tasks[t], [o[t] for o in of])
+
+        def fit(into: Any, use: np.ndarray, known: np.ndarray = known, y: np.ndarray = y, x: Tensor = x) -> None:
+            use = use[known[use]]
+            groups = None if table.groups is None else table.groups[use]
+            into.fit(x[use].numpy(), there[use], y[use], None if weight is None else weight[use], groups, seed=seed)
+
+        for fold in table.folds:
+            at = np.searchsorted(rows, fold.test)
+            at = at[covered[at]]
+            if not len(at):
+                continue
+            one = stacked(member, table.tasks, range(len(of))).learners[made.targets.index(t)]
+            fit(one, np.flatnonzero(covered & np.isin(rows, fold.test, invert=True)))
+            with torch.inference_mode():
+                out = one.eval()(x[at], speaks[at]).float()
+            outs.setdefault(t, torch.zeros(len(rows), *out.shape[1:]))[at] = out
+            answered[at] = True
+        fit(learner, np.flatnonzero(covered))
+    views = list(table.data.views)
+    present = table.data.present(rows)[:, [views.index(v) for v in member["views"]]]
+    made.patterns = torch.from_numpy(_patterns(present))
+    return Fitted(outs, answered, made.state_dict())
+
+
 def network(
     member: dict[str, Any],
     table: Table,
@@ -202,7 +258,7 @@ def network(
     states: list[dict[str, Tensor]] = []
     outs: dict[int, Tensor] = {}
     covered, end = np.zeros(len(table.rows), bool), None if seconds is None else clock.monotonic() + seconds
-    keys = [table.data.views[v].key for v in member["views"]]
+    keys = [table.tokens[v].key if v in member["stored"] else table.data.views[v].key for v in member["views"]]
     took = 0.0
     for number, fold in enumerate(folds):
         left = None if end is None else (end - clock.monotonic()) / (len(folds) - number)
@@ -220,20 +276,29 @@ def network(
     return Fitted(outs, covered, state, len(states), took)
 
 
+def training(recipe: dict[str, Any], rows: int, stored: bool) -> TrainOptions:
+    """How long a network trains: a third of the passes where a checkpoint has done the most of it."""
+    options = TrainOptions(**recipe["train"])
+    usual = options.for_rows(rows)
+    return replace(usual, epochs=max(4, usual.epochs // 3)) if stored and not options.epochs else usual
+
+
 def _network(
     member: dict[str, Any], table: Table, fold: Fold, seed: int, seconds: float | None, device: str | None, progress: Progress
 ) -> Fitted:
     ready, rows = table.ready, table.rows
-    recipe = {**ready.run.recipe, "fusion": member["fusion"], "seed": seed}
-    bundle = new_bundle(replace(ready, run=replace(ready.run, recipe=recipe), rows=fold.train, held=fold.held))
+    data = with_stored(table.data, {v: table.tokens[v] for v in member["stored"]})
+    parts = {**ready.run.recipe["parts"], **{v: {"stored": sizes} for v, sizes in member["stored"].items()}}
+    recipe = {**ready.run.recipe, "parts": parts, "fusion": member["fusion"], "seed": seed}
+    bundle = new_bundle(replace(ready, run=replace(ready.run, recipe=recipe), data=data, rows=fold.train, held=fold.held))
     assert isinstance(bundle.model, Model)
     try:
         train(
             bundle.model,
-            table.data,
+            data,
             fold.train,
             fold.held if len(fold.held) else fold.test,
-            TrainOptions(**recipe["train"]),
+            training(recipe, len(fold.train), bool(member["stored"])),
             seed=seed,
             device=device,
             budget_s=seconds,
@@ -245,7 +310,7 @@ def _network(
         raise RecipeError(
             "fit", "was interrupted before a network had learned anything", fix="run it again: what is finished is kept"
         ) from None
-    said, _ = outputs(bundle.model, table.data, fold.test)
+    said, _ = outputs(bundle.model, data, fold.test)
     at = torch.from_numpy(np.searchsorted(rows, fold.test))
     outs, covered = {}, np.zeros(len(rows), bool)
     for t, (target, task) in enumerate(zip(bundle.model.targets, bundle.model.tasks)):
@@ -262,7 +327,7 @@ def _network(
 def _name(member: dict[str, Any], table: Table, seed: int, keys: Sequence[str]) -> str:
     """A hash of all that a step is made from."""
     recipe = table.ready.run.recipe
-    code = written(learners.get(member["learner"])) if "learner" in member else written(fusions.get(member["fusion"]["name"]))
+    code = written(fusions.get(member["fusion"]["name"]) if "fusion" in member else learners.get(member.get("learner", "linear")))
     about = [FORMAT, __version__, code, {k: v for k, v in member.items() if k != "name"}, seed, list(keys)]
     about += [recipe["parts"], recipe["train"] | recipe["loss"] if "fusion" in member else "", recipe["width"]]
     h = hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=20)

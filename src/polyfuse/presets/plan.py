@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import Codec, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners, option_names
+from ..core import Cells, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners, option_names
 from ..data import Dataset
-from ..learners import TrainOptions
+from ..learners.features import beside, halved
 from ..model import Model
 from ..ready import Ready
+from .crossfit import training
 
 PRESETS = ("fast", "good", "best")
 BUDGETS = {"fast": 120.0, "good": 600.0, "best": 3600.0}  # seconds, where the user gives none
 _SMALL = 6000  # rows; below, five folds are cut instead of three
 _PATIENT = 0.35  # of the budget: a single step that would take more is left out
 _PROBE = 16  # cells an encoder is timed on
-_TOLD = {"tokens": 1, "layers": 4}  # what learners see of a checkpoint where the user does not say: one vector, of several layers
+_LAYERS = 4  # of a checkpoint that are stored where the user does not say
+_TOKENS = 16  # most tokens of a cell that are stored of it: fewer where all cells' would take more than
+_ROOM = 4 << 30  # bytes
+_QUICK = ("linear", "boost", "linear-sparse")
 _LIBRARIES = {"boost-lightgbm": "lightgbm", "boost-catboost": "catboost", "tabm": "rtdl_num_embeddings"}
 
 
@@ -89,23 +93,29 @@ def folds_for(rows: int) -> int:
     return 5 if rows <= _SMALL else 3
 
 
-def features_for(views: dict[str, Codec], recipe: dict[str, Any], *, sparse: bool) -> dict[str, list[dict[str, Any]]]:
+def features_for(data: Dataset, recipe: dict[str, Any], *, sparse: bool) -> dict[str, list[dict[str, Any]]]:
     """{view: parts}: the codec's untrained encoder, and the one the recipe names where that trains no more (a frozen checkpoint).
+
+    A view that has no cell has none. The same for all who learn from this table, so that they share what is stored.
 
     Args:
         sparse: whether there are learners that take sparse features, which some codecs have an encoder for.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    for view, codec in views.items():
+    for view, codec in data.codecs.items():
+        count = int(data.views[view].present.sum())
         parts = [{"encoder": name} for name in (codec.untrained, codec.untrained_sparse if sparse else "") if name]
         named = recipe["parts"].get(view)
         if named and named not in parts and not isinstance(codec, TableCodec) and named["encoder"] != codec.encoder:
             part = encoders.get(named["encoder"])
-            options = {k: v for k, v in named.items() if k != "encoder"}
-            if part.frozen or encoders.build(named["encoder"], codec, recipe["width"], **options).frozen:
-                told = {k: v for k, v in _TOLD.items() if k in option_names(part)}
-                parts.append(told | named)
-        if parts:
+            named = {k: v for k, v in {"layers": _LAYERS, "tokens": _TOKENS}.items() if k in option_names(part)} | named
+            encoder = encoders.build(named["encoder"], codec, recipe["width"], **{k: v for k, v in named.items() if k != "encoder"})
+            if encoder.frozen:
+                if "tokens" in named and "tokens" not in recipe["parts"][view]:
+                    size = encoder.features(codec.collate([codec.filler()])).x.shape[2]
+                    named["tokens"] = max(1, min(_TOKENS, _ROOM // (4 * size * max(count, 1))))
+                parts.append(named)
+        if parts and count:
             found[view] = parts
     return found
 
@@ -121,22 +131,24 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
         RecipeError: an unknown preset, or one whose learners take none of the targets.
     """
     data, recipe = ready.data, ready.run.recipe
-    some = {v: c for v, c in data.codecs.items() if data.views[v].present.any()}
-    features = features_for(some, recipe, sparse=True)
-    encoding, widths, columnar, sparse = _probe(data, features, recipe)
+    features = features_for(data, recipe, sparse=True)
+    probed = _probe(data, features, recipe)
     fits = 1 if given else folds + 1
     outputs = max(_outputs(t) for t in made)
-    plan = Plan(preset, budget_s, features, encoding, [], folds)
-    for name, views, options in _members(preset, columnar, sparse):
+    plan = Plan(preset, budget_s, features, probed.seconds, [], folds)
+    for name, views, options in _members(preset, probed.columnar, probed.sparse):
         part = learners.get(name)
         if not any(t.learned_as in part.takes for t in made):
             continue
-        seconds = fits * part.cost(len(rows), sum(widths[v] for v in views), outputs) * len(made)
+        seconds = fits * part.cost(len(rows), sum(probed.widths[v] for v in views), outputs) * len(made)
         label = f"{name} on {'all' if len(views) == len(data.views) > 1 else ' + '.join(views)}"
         label += f" ({', '.join(str(v) for v in options.values())})" if options else ""
         _add(plan, Step({"name": label, "learner": name, "views": views, "options": options}, seconds))
     if preset != "fast":
-        _add_networks(plan, ready, rows)
+        patient = [i for i, step in enumerate(plan.steps) if step.member["learner"] not in _QUICK]
+        # where a checkpoint has done the most of it they are soon trained, and better than what comes after the quick ones
+        at = patient[0] if probed.stored and patient else len(plan.steps)
+        plan.steps[at:at] = _networks(plan, ready, rows, probed.stored)
     if not plan.steps:
         names = ", ".join(f"'{t.codec.column}' ({t.name})" for t in made)
         raise RecipeError(f"preset '{preset}'", f"has no learner that takes the target {names}", fix="--preset good, or name a --fusion")
@@ -174,65 +186,96 @@ def _members(preset: str, columnar: dict[str, bool], sparse: list[str]) -> list[
     return [f for f in known if "fusion" not in f[2] or f[2]["fusion"] in fusions]
 
 
-def _add_networks(plan: Plan, ready: Ready, rows: np.ndarray) -> None:
-    """Networks end to end, where some view is more than a row of numbers and its encoder is to be trained."""
+def _networks(plan: Plan, ready: Ready, rows: np.ndarray, stored: dict[str, list[int]]) -> list[Step]:
+    """Networks, where some view is more than a row of numbers: end to end, but for what a checkpoint has made of a view.
+
+    Args:
+        stored: {view: as `core.Stored` has sizes}.
+    """
     data, recipe = ready.data, ready.run.recipe
-    own = {name for codec in data.codecs.values() for name in (codec.untrained, codec.untrained_sparse)}
-    frozen = any(part["encoder"] not in own for parts in plan.features.values() for part in parts)
-    if frozen or all(c.tabular or c.plain for c in data.codecs.values()):
-        return
+    if all(c.tabular or c.plain for c in data.codecs.values()):
+        return []
     wanted = [recipe["fusion"]["name"]] if plan.preset == "good" else [recipe["fusion"]["name"], "multiply", "transformer"]
     names = list(dict.fromkeys(f for f in wanted if f in fusions and fusions.get(f).level == "representation"))
+    made = []
     for name in names:
         member = {"fusion": {**recipe["fusion"], "name": name} if name == recipe["fusion"]["name"] else {"name": name}}
-        epoch_s = _epoch(ready, rows, member["fusion"])
-        epochs = TrainOptions(**recipe["train"]).for_rows(len(rows)).epochs
-        models = plan.folds if plan.preset == "best" else min(plan.folds, 2)
+        epoch_s = _epoch(ready, rows, member["fusion"], stored)
+        epochs = training(recipe, len(rows), bool(stored)).epochs
+        models = plan.folds if plan.preset == "best" or stored else min(plan.folds, 2)
         seconds = min(epochs * epoch_s * models, 0.6 * plan.budget_s)
-        plan.steps.append(Step({"name": f"network ({name})", "views": list(data.views), "models": models, **member}, seconds))
+        step = {"name": f"network ({name})", "views": list(data.views), "models": models, "stored": stored, **member}
+        made.append(Step(step, seconds))
+    return made
 
 
-def _epoch(ready: Ready, rows: np.ndarray, fusion: dict[str, Any]) -> float:
+def _epoch(ready: Ready, rows: np.ndarray, fusion: dict[str, Any], stored: dict[str, list[int]]) -> float:
     """Seconds of one epoch, from the second of two small batches forward and back."""
     data, recipe = ready.data, ready.run.recipe
     torch.manual_seed(0)
-    model = Model(data.codecs, {t: ready.codecs[t] for t in data.targets}, recipe["width"], fusion, recipe["parts"]).train()
+    parts = {**recipe["parts"], **{v: {"stored": sizes} for v, sizes in stored.items()}}
+    model = Model(data.codecs, {t: ready.codecs[t] for t in data.targets}, recipe["width"], fusion, parts).train()
     took = 0.0
     for _ in range(2):
         start = clock.monotonic()
         batch = data.batch(rows[: 2 * _PROBE], (0, 0))
+        for view, (size, *others) in stored.items():
+            own = batch.cells[view]
+            tokens, vectors = torch.zeros(len(own.rows), _TOKENS, size), [torch.zeros(len(own.rows), n) for n in others]
+            batch.cells[view] = Cells(beside(tokens, tokens[:, :, 0] == 0, vectors), own.rows, own.size)
         outs, losses = model(batch)
         model.loss(outs, losses, batch, {}).backward()
         took = clock.monotonic() - start
     return took / min(len(rows), 2 * _PROBE) * len(rows)
 
 
-def _probe(
-    data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]
-) -> tuple[dict[str, float], dict[str, int], dict[str, bool], list[str]]:
-    """Of each view the seconds its encoders will take, how many numbers they give, from a few cells, and whether all are columnar;
-    and which views have sparse features."""
-    seconds, widths, columnar, sparse = {}, {}, {}, []
+@dataclass
+class _Probed:
+    """What is known of the views' encoders before they run.
+
+    Attributes:
+        seconds: {view: they will take}.
+        widths: {view: how many numbers they give}, sparse ones aside.
+        columnar: {view: whether each of these has a meaning of its own}.
+        sparse: views that have sparse features too.
+        stored: {view: what networks get of it, as `core.Stored` has sizes}, where it has a checkpoint.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+    columnar: dict[str, bool] = field(default_factory=dict)
+    sparse: list[str] = field(default_factory=list)
+    stored: dict[str, list[int]] = field(default_factory=dict)
+
+
+def _probe(data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]) -> _Probed:
+    """What a few cells tell."""
+    found = _Probed()
     for view, parts in features.items():
         prepared = data.views[view]
         some = np.flatnonzero(prepared.present)[:_PROBE]
-        seconds[view], widths[view], columnar[view] = 0.0, 0, True
+        found.seconds[view], found.widths[view], found.columnar[view] = 0.0, 0, True
+        sizes: tuple[list[int], list[int]] = [], []  # of checkpoints, and of others
         for part in parts:
             options = {k: v for k, v in part.items() if k != "encoder"}
             encoder = encoders.build(part["encoder"], data.codecs[view], recipe["width"], **options).eval()
             x = prepared.cells(some).x if len(some) else data.codecs[view].collate([data.codecs[view].filler()])
-            with torch.inference_mode():
+            with torch.inference_mode(), halved(encoder, "cpu"):
                 encoder.features(x)
                 start = clock.monotonic()
                 encoded = encoder.features(x)
             took = clock.monotonic() - start
-            seconds[view] += took / max(len(some), 1) * int(prepared.present.sum())
+            padded = float(x["mask"].float().mean()) if "mask" in x else 1.0  # cells are encoded in the order of their length
+            found.seconds[view] += took * padded / max(len(some), 1) * int(prepared.present.sum())
             if encoder.sparse:
-                sparse.append(view)
+                found.sparse.append(view)
                 continue
-            widths[view] += encoded.x.shape[2]
-            columnar[view] &= encoder.columnar
-    return seconds, widths, columnar, sparse
+            sizes[encoder.config_state() is None].append(encoded.x.shape[2])
+            found.widths[view] += encoded.x.shape[2]
+            found.columnar[view] &= encoder.columnar
+        if sizes[0]:
+            found.stored[view] = sizes[0] + sizes[1]
+    return found
 
 
 def _outputs(task: Task) -> int:

@@ -254,7 +254,7 @@ class Learned:
 
     def _tables(self, ready: Ready) -> list[Table]:
         """What each fold learns from."""
-        features = features_for(ready.data.codecs, ready.run.recipe, sparse=learners.get(self.learner).sparse)
+        features = features_for(ready.data, ready.run.recipe, sparse=learners.get(self.learner).sparse)
         for old, its, made in self._known:
             if old.data is ready.data and its == features:
                 return made
@@ -274,7 +274,7 @@ def _one_by_one(table: Table, folds: list[Fold]) -> Iterator[Table]:
 def described(ready: Ready, learner: str, device: str | None) -> Course:
     """A course whose views have the features that a learner looks at."""
     course = start(ready, "fast", math.inf, clock.monotonic(), device, None)
-    course.plan.features = features_for(ready.data.codecs, ready.run.recipe, sparse=learners.get(learner).sparse)
+    course.plan.features = features_for(ready.data, ready.run.recipe, sparse=learners.get(learner).sparse)
     course.encode()
     return course
 
