@@ -511,6 +511,15 @@ def test_amounts_and_labels_are_stacked_too(kind, only_the_stack):
     assert bundle.predict_rows([rows[5], {}])[0]["answer"]["goal"]
 
 
+def test_of_several_targets_all_are_stacked_or_the_member_is_none(only_the_stack):
+    rows = [dict(r, size=r["x"] * 3 + 1, tags=["a"] if r["x"] > 0.5 else []) for r in planted(150, seed=25)]
+    bundle = fit(rows, ["label", "size", "tags"], columns=COLUMNS | {"size": "number", "tags": "labels"})
+    *_, last = bundle.recipe["ensemble"]["members"]
+    assert last["name"] == "stacked on all" and "product of the best" not in last["stack"]  # which says nothing of the size
+    answer = bundle.predict_rows([{"x": 1.0, "z": 0.0, "note": "blue cold sea"}])[0]["answer"]
+    assert answer["size"]["value"] == pytest.approx(4.0, abs=0.7) and answer["tags"]["value"] == ["a"]
+
+
 def test_in_time_order_nothing_is_stacked():
     rows = [dict(r, day=f"2024-{1 + i // 28:02}-{1 + i % 28:02}") for i, r in enumerate(planted(150))]
     assert not [m for m in fit(rows, time_column="day").card["members"] if m["name"].startswith("stacked")]

@@ -220,7 +220,7 @@ class Ensemble(Fitted):
                 members.append(stacked(member, self.tasks, [self.names.index(n) for n in member["stack"]]))
             else:
                 mine, stored = {v: views[v] for v in member["views"]}, member.get("stored", {})
-                own = {**parts, **{v: {"stored": size} for v, size in stored.items()}}
+                own = {**parts, **{v: {"stored": sizes} for v, sizes in stored.items()}}
                 members.append(Deep([Model(mine, targets, width, member["fusion"], own) for _ in range(member["models"])], list(stored)))
         self.members: Any = nn.ModuleList(members)
         shape = len(self.targets), len(members)

@@ -190,10 +190,11 @@ class Course:
             return
         tested = [np.searchsorted(rows, f.test) for f in folds]
         main = self.targets.index(self.run.recipe["main"])
+        asked = {t for t, task in enumerate(self.table.tasks) if task.learned_as}
         able = [
             i
             for i, m in enumerate(self.members)
-            if main in m.fitted.outs and sum(m.fitted.covered[at].any() for at in tested) > 1  # not of a network of one fold alone
+            if asked <= m.fitted.outs.keys() and sum(m.fitted.covered[at].any() for at in tested) > 1  # no network of one fold alone
         ]
         lone = [i for i in able if len(self.members[i].step.member["views"]) == 1]
         best = self.members[max(lone, key=self._rank)].step.member["views"] if lone else []
@@ -203,16 +204,15 @@ class Course:
 
     def _stack_of(self, name: str, mine: list[int], main: int) -> None:
         """A member on what those of these members say that would have weight among themselves."""
-        present, views = self.ready.data.present(self.table.rows), list(self.ready.data.views)
-        speaks = _speaks(self.members, present, views)
         if len(mine) < 2:
             return
+        views = list(self.ready.data.views)
+        speaks = _speaks(self.members, self.ready.data.present(self.table.rows), views)
         weights = select(self._said(main, mine, speaks), range(len(mine)), self.seed)
         chosen = [i for i, w in zip(mine, weights) if w > 0]
         of = [self.members[i] for i in chosen]
-        learner = learners.get("linear")
-        width = sum(m.fitted.outs[main][0].numel() for m in of)
-        seconds = (len(self.table.folds) + 1) * learner.cost(len(self.table.rows), width, width // max(len(of), 1))
+        each = of[0].fitted.outs[main][0].numel()
+        seconds = (len(self.table.folds) + 1) * learners.get("linear").cost(len(self.table.rows), len(of) * each, each)
         if len(of) < 2 or self.left() < _JUDGING * self.plan.budget_s + seconds:
             return
         used = {v for m in of for v in m.step.member["views"]}
