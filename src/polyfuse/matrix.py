@@ -54,7 +54,7 @@ def describe(
         if column.modality == "category":
             recipe["codecs"][column.name].setdefault("most", _VALUES)
     ready = make_ready(Run(schema, recipe, table, progress, store, threads, 0.1, False), whole=True)
-    plan = Plan("features", np.inf, features_for(ready.data.codecs, recipe, sparse=False), {}, [], 0)
+    plan = Plan("features", np.inf, features_for(ready.data, recipe, sparse=False), {}, [], 0)
     features = Features(ready, [], ready.rows, [])
     course = Course(ready, plan, features, clock.monotonic(), seed, device, None)
     course.encode()

@@ -67,7 +67,7 @@ def linear(ready: Ready, lesson: Lesson, teacher: Bundle, trust: float, by_label
     data, recipe = ready.data, ready.run.recipe
     tasks: Any = teacher.model.tasks
     table = Table(ready, [Fold(ready.rows, ready.rows[:0], ready.held)], None, tasks)
-    todo = Plan("", math.inf, features_for(data.codecs, recipe, sparse=False), {}, [], 1)
+    todo = Plan("", math.inf, features_for(data, recipe, sparse=False), {}, [], 1)
     course = Course(ready, todo, table, clock.monotonic(), recipe["seed"], None, None)
     course.encode()
     views = list(course.encoders)
