@@ -472,7 +472,7 @@ def only_the_stack(monkeypatch):
         return found, weights, spare
 
     judged = course.judged
-    monkeypatch.setattr(course, "select", lambda said, members, seed: torch.ones(len(members)))
+    monkeypatch.setattr(course, "select", lambda said, members, seed, bags: torch.ones(len(members)))
     monkeypatch.setattr(course, "judged", lambda *arguments: last(*judged(*arguments)))
 
 

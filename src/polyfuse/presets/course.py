@@ -208,7 +208,7 @@ class Course:
             return
         views = list(self.ready.data.views)
         speaks = _speaks(self.members, self.ready.data.present(self.table.rows), views)
-        weights = select(self._said(main, mine, speaks), range(len(mine)), self.seed)
+        weights = select(self._said(main, mine, speaks), range(len(mine)), self.seed, bags=2)  # it only has to name them
         chosen = [i for i, w in zip(mine, weights) if w > 0]
         of = [self.members[i] for i in chosen]
         each = of[0].fitted.outs[main][0].numel()
