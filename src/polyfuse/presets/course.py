@@ -68,6 +68,11 @@ class Course:
     def targets(self) -> list[str]:
         return list(self.ready.data.targets)
 
+    @property
+    def main(self) -> int:
+        """The number of the target that counts."""
+        return self.targets.index(self.run.recipe["main"])
+
     def left(self) -> float:
         return self.plan.budget_s - (clock.monotonic() - self.started)
 
@@ -150,10 +155,10 @@ class Course:
                 continue
             out, truth = self._judged(t, fitted.covered, fitted.outs[t])
             tempers.append(tempered(task, out, truth) if len(truth.rows) else 1.0)
-            if self.targets[t] == self.run.recipe["main"] and len(truth.rows):
+            if t == self.main and len(truth.rows):
                 score = task.scores(out / tempers[-1], truth).get(task.metric, float("nan"))
         self.members.append(Member(step, fitted, tempers, score))
-        main = self.table.tasks[self.targets.index(self.run.recipe["main"])]
+        main = self.table.tasks[self.main]
         how = "stored" if fitted.stored else f"{fitted.seconds:.1f} s"
         self.run.progress.say(f"  {step.name:<32} {main.metric} {score:<8.4g} {how}")
 
@@ -189,7 +194,6 @@ class Course:
         if len(folds) < 2 or any(len(f.train) + len(f.held) + len(f.test) < len(rows) for f in folds):
             return
         tested = [np.searchsorted(rows, f.test) for f in folds]
-        main = self.targets.index(self.run.recipe["main"])
         asked = {t for t, task in enumerate(self.table.tasks) if task.learned_as}
         able = [
             i
@@ -200,18 +204,18 @@ class Course:
         best = self.members[max(lone, key=self._rank)].step.member["views"] if lone else []
         groups = [("".join(best), [i for i in lone if self.members[i].step.member["views"] == best])]
         for name, mine in [*groups, ("all", able)] if len(self.ready.data.views) > 1 else groups:
-            self._stack_of(name, mine, main)
+            self._stack_of(name, mine)
 
-    def _stack_of(self, name: str, mine: list[int], main: int) -> None:
+    def _stack_of(self, name: str, mine: list[int]) -> None:
         """A member on what those of these members say that would have weight among themselves."""
         if len(mine) < 2:
             return
         views = list(self.ready.data.views)
         speaks = _speaks(self.members, self.ready.data.present(self.table.rows), views)
-        weights = select(self._said(main, mine, speaks), range(len(mine)), self.seed, bags=2)  # it only has to name them
+        weights = select(self._said(self.main, mine, speaks), range(len(mine)), self.seed, bags=2)  # it only has to name them
         chosen = [i for i, w in zip(mine, weights) if w > 0]
         of = [self.members[i] for i in chosen]
-        each = of[0].fitted.outs[main][0].numel()
+        each = of[0].fitted.outs[self.main][0].numel()
         seconds = (len(self.table.folds) + 1) * learners.get("linear").cost(len(self.table.rows), len(of) * each, each)
         if len(of) < 2 or self.left() < _JUDGING * self.plan.budget_s + seconds:
             return
@@ -223,7 +227,7 @@ class Course:
 
     def _rank(self, i: int) -> float:
         """How well a member answers the main target: more is better, whatever the metric."""
-        higher = self.table.tasks[self.targets.index(self.run.recipe["main"])].higher
+        higher = self.table.tasks[self.main].higher
         return float(np.nan_to_num(self.members[i].score if higher else -self.members[i].score, nan=-np.inf))
 
     def _judged(self, t: int, covered: np.ndarray, out: Tensor) -> tuple[Tensor, Cells]:
@@ -342,7 +346,6 @@ class Course:
         for target, task in zip(self.targets, bundle.model.tasks):
             out, truth = outs[target]
             metrics[target], reports[target] = evaluate(task, out, truth), task.report(out, truth)
-        main = self.targets.index(self.run.recipe["main"])
         warnings = [line for found in verdicts.values() for line in found["told"] if not found["signal"]]
         warnings += self.leaking
         return {
@@ -356,8 +359,8 @@ class Course:
                     "name": m.step.name,
                     "views": m.step.member["views"],
                     "score": None if np.isnan(m.score) else m.score,
-                    "weight": round(float(weights[main, i]), 4),
-                    "spare": round(float(spare[main, i]), 4),
+                    "weight": round(float(weights[self.main, i]), 4),
+                    "spare": round(float(spare[self.main, i]), 4),
                     "seconds": round(m.fitted.seconds, 2),
                 }
                 for i, m in enumerate(self.members)
