@@ -3,7 +3,9 @@
 import importlib
 import json
 import shutil
+import time as clock
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import polyfuse as pf
 from polyfuse.core import Cells, codecs, tasks
 from polyfuse.data import Store
 from polyfuse.ensemble import joined, product
+from polyfuse.learners.threads import together
 from polyfuse.presets.selection import Said, held_out, judge, select
 
 WORDS = {0: "red warm sun fire", 1: "blue cold sea ice", 2: "green calm wood moss"}
@@ -193,6 +196,35 @@ def test_same_seed_same_answers_without_the_store(tmp_path, monkeypatch):
         monkeypatch.setenv("POLYFUSE_CACHE", str(tmp_path / run))
         answers.append([a["answer"] for a in fit(rows, seed=3).predict_rows(rows[:9])])
     assert answers[0] == answers[1]
+
+
+def test_fits_side_by_side_give_what_they_give_one_after_the_other(tmp_path, monkeypatch):
+    from polyfuse.presets import crossfit
+
+    rows, answers = planted(300, seed=13), []
+    for limit in (4, 1):
+        monkeypatch.setenv("POLYFUSE_CACHE", str(tmp_path / str(limit)))
+        monkeypatch.setattr(crossfit, "together", lambda jobs, threads, limit=limit: together(jobs, min(threads, limit)))
+        bundle = fit(rows, threads=4)
+        answers.append(([a["answer"] for a in bundle.predict_rows(rows[:50])], [m["score"] for m in bundle.card["members"]]))
+    assert answers[0] == answers[1]
+
+
+def test_an_error_in_one_of_several_fits_is_the_error_of_all():
+    started = []
+
+    def job(number):
+        started.append(number)
+        if number == 1:
+            raise ValueError("two")
+        clock.sleep(0.02)
+        return number, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    assert together([partial(job, 0), partial(job, 2)], 2) == [(0, 1), (2, 1)]
+    with pytest.raises(ValueError, match="two"):
+        together([partial(job, n) for n in (1, *range(3, 50))], 2)
+    assert len(started) < 50 and torch.get_num_threads() == before
 
 
 def test_an_interrupt_keeps_what_is_learned(monkeypatch):
@@ -463,7 +495,7 @@ def test_views_that_err_apart_are_multiplied(tmp_path):
 
 @pytest.fixture
 def only_the_stack(monkeypatch):
-    """All members are stacked, and all weight goes to the last, which is stacked on all."""
+    """All weight goes to the last member, which is stacked on all."""
     from polyfuse.presets import course
 
     def last(found, store_weights, spare):
@@ -472,7 +504,6 @@ def only_the_stack(monkeypatch):
         return found, weights, spare
 
     judged = course.judged
-    monkeypatch.setattr(course, "select", lambda said, members, seed, bags: torch.ones(len(members)))
     monkeypatch.setattr(course, "judged", lambda *arguments: last(*judged(*arguments)))
 
 

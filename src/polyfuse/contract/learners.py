@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core import Inputs, Layout, Learner, learners
+from ..learners.threads import together
 from .making import close, task_of
 
 _TASKS = {"classes": "multiclass", "labels": "multilabel", "numbers": "regression"}
@@ -152,6 +153,16 @@ def learner_seed(name: str) -> None:
         again.fit(*rows, seed=1)
         same = torch.equal(_answer(again.eval(), *rows[:2]), _answer(_fitted(name, kind), *rows[:2]))
         assert same, f"{kind}: with the same seed it learns otherwise"
+
+
+def learner_side_by_side(name: str) -> None:
+    """One that is `parallel` learns the same while another of its kind does."""
+    for kind in _kinds(name) if learners.get(name).parallel else ():
+        rows = _planted(kind)
+        several = [_new(name, kind) for _ in range(4)]
+        together([functools.partial(one.fit, *rows, seed=1) for one in several], 2)
+        for one in several:
+            close(_answer(one.eval(), *rows[:2]), _answer(_fitted(name, kind), *rows[:2]), f"{kind}: side by side it learns otherwise")
 
 
 def learner_state(name: str) -> None:

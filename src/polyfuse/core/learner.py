@@ -67,6 +67,8 @@ class Learner(Fitted):
     Class attributes:
         takes: which kinds of targets it learns (`Task.learned_as`).
         sparse: whether it gets the sparse features of the views that have such, in place of their others.
+        parallel: whether several may `fit` at the same time, each in a thread: that needs fits that take one thread of their
+            own and change nothing that is the process's (torch's generator, filters of warnings).
         exempt: {contract check it cannot meet: why}.
 
     Args:
@@ -78,6 +80,7 @@ class Learner(Fitted):
     name: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ("classes", "labels", "numbers")
     sparse: ClassVar[bool] = False
+    parallel: ClassVar[bool] = False
     exempt: ClassVar[dict[str, str]] = {}
 
     def __init__(self, task: Task, inputs: Inputs):

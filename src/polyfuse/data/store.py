@@ -29,6 +29,7 @@ from ..core import Cells, Codec, DataError, Value
 
 FORMAT = 1
 _CHUNK = 32  # cells one thread works on at a time
+_BUFFER = 1 << 20  # bytes of a file that are written at a time
 
 
 @dataclass
@@ -294,7 +295,7 @@ def _write_units(folder: Path, column: str, codec: Codec, values: Iterable[tuple
     about: dict[str, dict[str, Any]] = {}
     offsets, refused, count = [0], {}, 0
     try:
-        with open(folder / "digests.bin", "wb") as digests:
+        with open(folder / "digests.bin", "wb", _BUFFER) as digests:
             for digest, value in values:
                 if isinstance(value, DataError):
                     refused[digest.hex()] = str(value)
@@ -303,7 +304,7 @@ def _write_units(folder: Path, column: str, codec: Codec, values: Iterable[tuple
                     array = np.ascontiguousarray(array)
                     tail = list(array.shape[1:] if codec.ragged else array.shape)
                     if name not in files:
-                        files[name] = open(folder / f"{len(files)}.bin", "wb")
+                        files[name] = open(folder / f"{len(files)}.bin", "wb", _BUFFER)
                         about[name] = {"file": str(len(files) - 1), "dtype": array.dtype.str, "tail": tail}
                     assert about[name]["tail"] == tail and about[name]["dtype"] == array.dtype.str, (column, name, tail, about[name])
                     files[name].write(array.data if array.size else b"")

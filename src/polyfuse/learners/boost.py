@@ -157,6 +157,8 @@ class Boost(Boosted):
         about 8 ns * rows * features * trees to learn (see `cost`); depth * trees a row to answer.
     """
 
+    parallel = True
+
     def clear(self) -> None:
         self.forest = Forest()
 

@@ -50,6 +50,7 @@ class Linear(Dense):
         logistic L * D * C for each of some 200 steps; ridge L * min(L, D)^2 for each of some 6 strengths.
     """
 
+    parallel = True
     weights: Tensor
     bias: Tensor
 

@@ -1,7 +1,9 @@
 """How many threads small products and sums take."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -29,3 +31,30 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def together(jobs: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
+    """What each job returns, as many of them at a time as there are threads, which they share.
+
+    A fit of a few thousand rows gains little from a second thread, two fits side by side gain a second core. The first error
+    ends what has not begun.
+    """
+    side = min(threads, len(jobs))
+    if side < 2:
+        return [job() for job in jobs]
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(side, initializer=_limited, initargs=(threads // side,)) as pool:
+        waiting = [pool.submit(job) for job in jobs]
+        try:
+            return [job.result() for job in waiting]
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)  # for threads to come
+
+
+def _limited(threads: int) -> None:
+    """This thread's part, as long as it lives."""
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads, "openmp")

@@ -24,7 +24,7 @@ from ..ready import Ready, Run
 from .crossfit import Fitted, Table, learn, network, stack
 from .folds import folds_of
 from .plan import Plan, Step, make_plan
-from .selection import Said, judged, select, tempered, told
+from .selection import Said, judged, tempered, told
 
 _JUDGING = 0.05  # of the budget: kept for weighing the members and building the bundle
 
@@ -185,7 +185,7 @@ class Course:
         self._add(Step(member, 0.0), Fitted(outs, covered, {}))
 
     def _stack(self) -> None:
-        """What the members that count say, learned from in its turn: those on the best view alone, then all.
+        """What the members say, learned from in its turn: those on the best view alone, then all.
 
         Both, for else it would be stacking that pays where fusing seems to. The folds must be exchangeable: in time, rows of a
         later one must not teach what an earlier one is answered.
@@ -207,23 +207,20 @@ class Course:
             self._stack_of(name, mine)
 
     def _stack_of(self, name: str, mine: list[int]) -> None:
-        """A member on what those of these members say that would have weight among themselves."""
+        """A member on what these members say, all of them: one that the others outvote can still tell where they err."""
         if len(mine) < 2:
             return
-        views = list(self.ready.data.views)
-        speaks = _speaks(self.members, self.ready.data.present(self.table.rows), views)
-        weights = select(self._said(self.main, mine, speaks), range(len(mine)), self.seed, bags=2)  # it only has to name them
-        chosen = [i for i, w in zip(mine, weights) if w > 0]
-        of = [self.members[i] for i in chosen]
+        views, of = list(self.ready.data.views), [self.members[i] for i in mine]
+        speaks = _speaks(of, self.ready.data.present(self.table.rows), views)
         each = of[0].fitted.outs[self.main][0].numel()
         seconds = (len(self.table.folds) + 1) * learners.get("linear").cost(len(self.table.rows), len(of) * each, each)
-        if len(of) < 2 or self.left() < _JUDGING * self.plan.budget_s + seconds:
+        if self.left() < _JUDGING * self.plan.budget_s + seconds:
             return
         used = {v for m in of for v in m.step.member["views"]}
         member = {"name": f"stacked on {name}", "views": [v for v in views if v in used], "stack": [m.step.name for m in of]}
         honest = [{t: out / m.temper[t] for t, out in m.fitted.outs.items()} for m in of]
         covered = np.logical_and.reduce([m.fitted.covered for m in of])
-        self._add(Step(member, seconds), stack(member, self.table, honest, speaks[:, chosen], covered, self.seed, self.run.store))
+        self._add(Step(member, seconds), stack(member, self.table, honest, speaks, covered, self.seed, self.run.store))
 
     def _rank(self, i: int) -> float:
         """How well a member answers the main target: more is better, whatever the metric."""

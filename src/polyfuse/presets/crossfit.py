@@ -7,7 +7,7 @@ import shutil
 import time as clock
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from ..data import Dataset, Features, Fold, Joined, Store
 from ..ensemble import chosen, shallow, stacked, voices
 from ..learners import Interrupted, TrainOptions, outputs, train
 from ..learners.features import Beside, averaged, sparse_vectors, vectors, with_stored
+from ..learners.threads import together
 from ..model import Model
 from ..ready import Ready, new_bundle
 
 FORMAT = 1  # of a stored step
 _CHUNK = 4096  # rows whose features are gathered at a time
+_ROOM = 384 << 20  # bytes that the matrices of fits side by side may have
 _SEEN = 10  # rows a pattern of present views must have for a learner to speak of it
 
 
@@ -141,6 +143,8 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
     sparse = made.sparse
     outs: dict[int, Tensor] = {}
     covered = np.zeros(len(rows), bool)
+    size = 4 * len(rows) * sum(len(own.owner) for _, own in table.parts(views, sparse) if not own.sparse)
+    threads = min(table.ready.run.threads, _ROOM // max(size, 1)) if learners.get(member["learner"]).parallel else 1
     for t, learner in zip(made.targets, made.learners):
         known, y = table.truth(list(table.data.targets)[t], table.tasks[t])
 
@@ -151,16 +155,19 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
             groups = None if table.groups is None else table.groups[rows[use]]
             into.fit(*table.inputs(views, use, sparse), y[use], None if weight is None else weight[use], groups, seed=seed)
 
-        for fold in table.folds:
-            last = table.whole is None
-            one = learner if last else shallow(member, table.tasks, table.layouts).learners[made.targets.index(t)]
-            fit(np.searchsorted(rows, np.sort(fold.train if last else np.concatenate([fold.train, fold.held]))), one)
+        def cross(fold: Fold, t: int = t, last: Any = learner, fit: Any = fit) -> Tensor:
+            whole = table.whole is None
+            one = last if whole else shallow(member, table.tasks, table.layouts).learners[made.targets.index(t)]
+            fit(np.searchsorted(rows, np.sort(fold.train if whole else np.concatenate([fold.train, fold.held]))), one)
+            return _answered(one, table, views, np.searchsorted(rows, fold.test), sparse)
+
+        jobs: list[Callable[[], Any]] = [partial(cross, fold) for fold in table.folds]
+        if table.whole is not None:
+            jobs.append(partial(fit, np.searchsorted(rows, np.sort(table.whole)), learner))
+        for fold, out in zip(table.folds, together(jobs, threads)):
             at = np.searchsorted(rows, fold.test)
-            out = _answered(one, table, views, at, sparse)
             outs.setdefault(t, torch.zeros(len(rows), *out.shape[1:]))[at] = out
             covered[at] = True
-        if table.whole is not None:
-            fit(np.searchsorted(rows, np.sort(table.whole)), learner)
     made.patterns = torch.from_numpy(_patterns(present))
     return Fitted(outs, covered, made.state_dict())
 

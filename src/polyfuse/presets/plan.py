@@ -25,6 +25,7 @@ _PROBE = 16  # cells an encoder is timed on
 _LAYERS = 4  # of a checkpoint that are stored where the user does not say
 _TOKENS = 16  # most tokens of a cell that are stored of it: fewer where all cells' would take more than
 _ROOM = 4 << 30  # bytes
+_SAMPLED = 12_000  # rows beyond which a support vector machine would learn from less than half of them
 _QUICK = ("linear", "boost", "linear-sparse")
 _LIBRARIES = {"boost-lightgbm": "lightgbm", "boost-catboost": "catboost", "tabm": "rtdl_num_embeddings"}
 
@@ -136,7 +137,7 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
     fits = 1 if given else folds + 1
     outputs = max(_outputs(t) for t in made)
     plan = Plan(preset, budget_s, features, probed.seconds, [], folds)
-    for name, views, options in _members(preset, probed.columnar, probed.sparse):
+    for name, views, options in _members(preset, probed.columnar, probed.sparse, len(rows)):
         part = learners.get(name)
         if not any(t.learned_as in part.takes for t in made):
             continue
@@ -162,7 +163,7 @@ def _add(plan: Plan, step: Step) -> None:
         plan.steps.append(step)
 
 
-def _members(preset: str, columnar: dict[str, bool], sparse: list[str]) -> list[tuple[str, list[str], dict[str, Any]]]:
+def _members(preset: str, columnar: dict[str, bool], sparse: list[str], rows: int) -> list[tuple[str, list[str], dict[str, Any]]]:
     """(learner, views, options) in the order of what they promise for their time."""
     views, everything = list(columnar), [list(columnar)] if len(columnar) > 1 else []
     alone, enough = [[v] for v in views], all if preset == "fast" else any
@@ -174,7 +175,8 @@ def _members(preset: str, columnar: dict[str, bool], sparse: list[str]) -> list[
         found.append(("linear-sparse", told, {}))
     if preset == "fast":
         return found
-    found += [("svm", vs, {}) for vs in alone + everything]
+    if rows <= _SAMPLED:
+        found += [("svm", vs, {}) for vs in alone + everything]
     found += [("tabm", vs, {}) for vs in (everything or alone)]
     found += [("fused", vs, {"fusion": f}) for f in ("concat", "lowrank") for vs in everything]
     if preset == "best":

@@ -96,7 +96,7 @@ def tempered(task: Task, out: Tensor, truth: Cells) -> float:
     return 1.0 if found is None else float(found)
 
 
-def select(said: Said, members: Sequence[int], seed: int = 0, bags: int = _BAGS) -> Tensor:
+def select(said: Said, members: Sequence[int], seed: int = 0) -> Tensor:
     """Weights [M] of these members, the others zero.
 
     Members are added one by one, with replacement, whichever lowers the loss of the mean most; this is done on several
@@ -113,17 +113,17 @@ def select(said: Said, members: Sequence[int], seed: int = 0, bags: int = _BAGS)
         weights[list(members)] = 1.0 / max(len(members), 1)
         return weights
     rng = np.random.default_rng((seed, 3))
-    per_row = max(1, said.outs[0].numel() * _ROUNDS * bags)
+    per_row = max(1, said.outs[0].numel() * _ROUNDS * _BAGS)
     some = said
     if (most := min(_ROWS, int(max(500, _WORK / per_row)))) < len(said.outs):
         some = said.rows(torch.from_numpy(np.sort(rng.permutation(len(said.outs))[:most])))
     probability = some.task.probability(some.outs)
     values = some.outs if probability is None else probability.float()
-    for _ in range(bags):
+    for _ in range(_BAGS):
         units = int(some.units.max()) + 1
         drawn = torch.from_numpy(np.bincount(rng.integers(units, size=units), minlength=units)[some.units]).float()
         counts = _greedy(some, values, probability is not None, drawn if some.weight is None else drawn * some.weight, members)
-        weights += counts / counts.sum() / bags
+        weights += counts / counts.sum() / _BAGS
     weights[weights < _LEAST] = 0.0
     return weights / weights.sum()
 
