@@ -292,6 +292,13 @@ def test_time_order_is_kept():
     assert "day" in bundle.card["data"]["split"]
 
 
+@pytest.mark.parametrize(("odd", "told"), [(2, "before; 2 rows have no readable time, left out"), (30, "in the order of its text")])
+def test_times_that_cannot_be_read_are_told(odd, told, capsys):
+    rows = [dict(r, day="someday" if i < odd else f"2024-0{1 + i % 9}-11") for i, r in enumerate(planted(60))]
+    fit(rows, columns=COLUMNS | {"day": "time"}, time_column="day", dry_run=True, quiet=False)
+    assert told in capsys.readouterr().err
+
+
 def test_given_validation_rows_judge():
     bundle = fit(planted(300), val=planted(100, seed=2))
     assert bundle.card["data"]["held_out"] == 100 and "validation rows" in bundle.card["data"]["split"]

@@ -1,10 +1,13 @@
 """The prepared store: keyed by content, whole or absent, kept under its limit."""
 
 import os
+import shutil
 import threading
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from polyfuse.core import Codec, Column, DataError
 from polyfuse.data import Opener, Source, Store, Table, fit_codec, prepare, read
@@ -162,3 +165,33 @@ def test_fit_codec_passes_over_unreadable_cells():
 
 def test_tables_are_read_from_memory():
     assert isinstance(read({"c": ["a"]}), Table)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_store_that_is_cleared_while_an_entry_is_written(times, tmp_path):
+    """The entry is made again; where that never ends it says so."""
+    store, made = Store(tmp_path / "cache"), []
+
+    def fill(folder):
+        made.append(folder)
+        if len(made) <= times:
+            shutil.rmtree(store.root)
+        save_file({"x": torch.ones(2)}, folder / "x.safetensors")
+        (folder / "meta.json").write_text("{}", "utf-8")
+
+    if times == 3:
+        with pytest.raises(DataError, match="was cleared while it was written to"):
+            store.put(fill, lambda: "ab12")
+    else:
+        assert sorted(f.name for f in store.put(fill, lambda: "ab12").iterdir()) == ["meta.json", "x.safetensors"]
+        assert len(made) == times + 1
+    assert not list(store.root.glob("tmp-*"))
+
+
+def test_an_error_of_safetensors_is_one_of_the_store(tmp_path):
+    def fill(folder):
+        (folder / "x.safetensors").mkdir()
+        save_file({"x": torch.ones(2)}, folder / "x.safetensors")
+
+    with pytest.raises(DataError, match="cannot be written"):
+        Store(tmp_path / "cache").put(fill, lambda: "ab12")

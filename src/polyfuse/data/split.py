@@ -117,7 +117,9 @@ class Splitter:
                 self.name, f"has {len(rows)} labelled rows for {count} folds", expected="at least 2 rows in each", fix="fewer folds"
             )
         if self.role == "time":
-            return self._folds_of_time(rows, count, share), f"blocks of '{self.column}', each learned from what lies before"
+            order, by = _in_order(rows, self.values, self.column)
+            told = f"blocks of {by}, each learned from what lies before" + _timeless(rows, order, "left out")
+            return self._folds_of_time(order, count, share), told
         if self.role == "group":
             place, told = self._folds_of_groups(rows, count, rng), f"whole groups of '{self.column}'"
         else:
@@ -136,9 +138,8 @@ class Splitter:
             folds.append(Fold(np.setdiff1d(learn, held), np.sort(held), test))
         return folds, told
 
-    def _folds_of_time(self, rows: np.ndarray, count: int, share: float) -> list[Fold]:
+    def _folds_of_time(self, order: np.ndarray, count: int, share: float) -> list[Fold]:
         """Blocks of about equal size; a cut moves back to where its moment begins, so that rows of one moment are not apart."""
-        order = _in_order(rows, self.values, self.column)
         keys = time_keys([self.values[r] for r in order], self.column)
         begins = np.array([at for at, key in enumerate(keys) if at == 0 or key != keys[at - 1]])
         wanted = [len(order) * at // (count + 1) for at in range(1, count + 1)]
@@ -218,11 +219,18 @@ def _by_group(rows: np.ndarray, values: list, name: str, share: float, rng: np.r
 
 
 def _by_time(rows: np.ndarray, values: list, name: str, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    order = _in_order(rows, values, name)
-    return order[-max(1, int(share * len(order))) :], f"the latest by '{name}'"
+    order, by = _in_order(rows, values, name)
+    return order[-max(1, int(share * len(order))) :], f"the latest by {by}" + _timeless(rows, order, "learned from")
 
 
-def _in_order(rows: np.ndarray, values: list, name: str) -> np.ndarray:
+def _timeless(rows: np.ndarray, order: np.ndarray, what: str) -> str:
+    """What becomes of the rows whose time is missing or cannot be read, if there are any."""
+    count = len(rows) - len(order)
+    return f"; {count} {'row has' if count == 1 else 'rows have'} no readable time, {what}" if count else ""
+
+
+def _in_order(rows: np.ndarray, values: list, name: str) -> tuple[np.ndarray, str]:
+    """The rows that have a place in time, from the first to the last, and in words by what they are put in order."""
     known = [r for r in rows if values[r] is not None]
     keys = dict(zip(known, time_keys([values[r] for r in known], name)))
     order = np.array(sorted((r for r in known if keys[r] is not None), key=keys.__getitem__), np.int64)
@@ -230,7 +238,8 @@ def _in_order(rows: np.ndarray, values: list, name: str) -> np.ndarray:
         raise DataError(
             f"column '{name}'", "has no time in nearly all rows", expected="a time in every row", fix="do without --time-column"
         )
-    return order
+    as_text = isinstance(keys[order[0]], str)
+    return order, f"'{name}'" + " in the order of its text (it holds neither numbers nor times in nine of ten rows)" * as_text
 
 
 def _by_target(rows: np.ndarray, labels: list | None, share: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:

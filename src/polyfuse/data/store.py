@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..core import Cells, Codec, DataError, Value
@@ -217,16 +218,18 @@ class Store:
             (self.root / "starts").mkdir(exist_ok=True, mode=0o700)
             (self.root / "starts" / start).touch()
 
-        return self.put(fill, key)
+        return self.put(fill, key, tries=1)  # values are there once
 
-    def put(self, fill: Callable[[Path], None], key: Callable[[], str]) -> Path:
+    def put(self, fill: Callable[[Path], None], key: Callable[[], str], *, tries: int = 3) -> Path:
         """An entry made by `fill`, which writes meta.json among others into the folder it is given; it appears when it is whole.
 
         Args:
             key: the entry's name; asked for after `fill`.
+            tries: how often it is made where somebody clears the store under way.
         """
         folder, temporary = None, None
         try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=self.root))
             fill(temporary)
             folder = self.root / key()[:2] / key()
@@ -234,11 +237,15 @@ class Store:
             if folder.exists() and not (folder / "meta.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)  # what a clearing that was cut short left
             os.replace(temporary, folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             if folder is None or not (folder / "meta.json").is_file():  # else: another process was first, and its entry is as good
+                if isinstance(error, FileNotFoundError) or (temporary is not None and not temporary.is_dir()):
+                    if tries > 1:
+                        return self.put(fill, key, tries=tries - 1)
+                    raise DataError(f"store {self.root}", "was cleared while it was written to", fix="run it again") from None
                 raise DataError(
                     f"store {self.root}",
-                    f"cannot be written ({error.strerror})",
+                    f"cannot be written ({getattr(error, 'strerror', error)})",
                     expected="room and the right to write",
                     fix="free room, `polyfuse cache --clear`, or set POLYFUSE_CACHE to another folder",
                 ) from None
