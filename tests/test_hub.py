@@ -16,7 +16,7 @@ import polyfuse as pf
 from polyfuse.core import Codec, RecipeError, encoders
 from polyfuse.modalities.hub import AudioHub, ImageHub, TextHub, download_size
 from polyfuse.modalities.text import Text
-from polyfuse.presets import course
+from polyfuse.presets import course, plan
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -445,6 +445,18 @@ def test_the_networks_of_a_preset_learn_from_the_stored_tokens_of_one_checkpoint
     assert again.predict(path) == before
     empty = [{"note": None}]  # a row without anything still has an answer
     assert len(again.predict(empty)) == 1
+
+
+def test_a_checkpoint_that_would_take_longer_than_there_is_time_is_left_out_until_it_is_stored(mixed, folders, monkeypatch, capsys):
+    path, settings = mixed(60), {"note.encoder": f"hub:{folders['text']['bert']}"}
+    usual, used = plan._ENCODING, []
+    for share in (0.0, usual, 0.0):
+        monkeypatch.setattr(plan, "_ENCODING", share or 1e-9)
+        bundle = pf.fit(path, "label", ignore=["degrees"], size="s", preset="fast", set=settings, quiet=False)
+        used.append("text-hub" in bundle.card["model"]["encoders"]["note"])
+        assert ("left out: text-hub on note" in capsys.readouterr().err) is not used[-1]
+        assert len(bundle.predict(path)) == 60
+    assert used == [False, True, True]
 
 
 # the real thing

@@ -114,8 +114,7 @@ def described(
     """
     first = prepared.first if isinstance(prepared, Joined) else prepared
     rows = rows[rows < len(first.index)]  # validation rows, of the second table, teach it nothing
-    about = json.dumps([FORMAT, __version__, written(type(encoder)), part, first.key], sort_keys=True, default=str)
-    start = hashlib.blake2b(about.encode() + np.ascontiguousarray(rows, np.int64).tobytes(), digest_size=20).hexdigest()
+    start = entry_of(first, rows, encoder, part)
     at = device if encoder.config_state() is not None else "cpu"
     found = _stored(view, first, encoder, store, start, lambda: encoder.fit(_stream(first, rows)), tick, encoder.width, at)
     if not isinstance(prepared, Joined):
@@ -123,6 +122,12 @@ def described(
     then = hashlib.blake2b(f"{start} {prepared.second.key}".encode(), digest_size=20).hexdigest()
     width = found.arrays["features"].shape[1]
     return Joined(found, _stored(view, prepared.second, encoder, store, then, lambda: None, tick, width, at), prepared.size)
+
+
+def entry_of(prepared: Prepared | PreparedTable, rows: np.ndarray, encoder: Encoder, part: dict[str, Any]) -> str:
+    """The name in the store of one table's features; arguments as of `described`."""
+    about = json.dumps([FORMAT, __version__, written(type(encoder)), part, prepared.key], sort_keys=True, default=str)
+    return hashlib.blake2b(about.encode() + np.ascontiguousarray(rows, np.int64).tobytes(), digest_size=20).hexdigest()
 
 
 def _stored(

@@ -1,5 +1,6 @@
 """What `fit` will do under a preset: which encoders run, which members learn, in which order, and about how long it takes."""
 
+import math
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 
 from ..core import Cells, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners, option_names
-from ..data import Dataset
-from ..learners.features import beside, halved
+from ..data import Dataset, Joined
+from ..learners.features import beside, entry_of, halved
 from ..model import Model
 from ..ready import Ready
 from .crossfit import training
@@ -21,6 +22,7 @@ PRESETS = ("fast", "good", "best")
 BUDGETS = {"fast": 120.0, "good": 600.0, "best": 3600.0}  # seconds, where the user gives none
 _SMALL = 6000  # rows; below, five folds are cut instead of three
 _PATIENT = 0.35  # of the budget: a single step that would take more is left out
+_ENCODING = 0.7  # of the budget: a checkpoint that would take more to encode is left out
 _PROBE = 16  # cells an encoder is timed on
 _LAYERS = 4  # of a checkpoint that are stored where the user does not say
 _TOKENS = 16  # most tokens of a cell that are stored of it: fewer where all cells' would take more than
@@ -132,11 +134,10 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
         RecipeError: an unknown preset, or one whose learners take none of the targets.
     """
     data, recipe = ready.data, ready.run.recipe
-    features = features_for(data, recipe, sparse=True)
-    probed = _probe(data, features, recipe)
+    probed = _probe(ready, features_for(data, recipe, sparse=True), _ENCODING * budget_s)
     fits = 1 if given else folds + 1
     outputs = max(_outputs(t) for t in made)
-    plan = Plan(preset, budget_s, features, probed.seconds, [], folds)
+    plan = Plan(preset, budget_s, probed.features, probed.seconds, [], folds, probed.left_out)
     for name, views, options in _members(preset, probed.columnar, probed.sparse, len(rows)):
         part = learners.get(name)
         if not any(t.learned_as in part.takes for t in made):
@@ -145,7 +146,7 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
         label = f"{name} on {'all' if len(views) == len(data.views) > 1 else ' + '.join(views)}"
         label += f" ({', '.join(str(v) for v in options.values())})" if options else ""
         _add(plan, Step({"name": label, "learner": name, "views": views, "options": options}, seconds))
-    if preset != "fast":
+    if preset != "fast" and not probed.left_out:  # a network would encode with the checkpoint in every pass
         patient = [i for i, step in enumerate(plan.steps) if step.member["learner"] not in _QUICK]
         # where a checkpoint has done the most of it they are soon trained, and better than what comes after the quick ones
         at = patient[0] if probed.stored and patient else len(plan.steps)
@@ -236,13 +237,17 @@ class _Probed:
     """What is known of the views' encoders before they run.
 
     Attributes:
-        seconds: {view: they will take}.
+        features: {view: the parts of its encoders}.
+        left_out: checkpoints that would take too long, as lines.
+        seconds: {view: they will take}, without what is stored.
         widths: {view: how many numbers they give}, sparse ones aside.
         columnar: {view: whether each of these has a meaning of its own}.
         sparse: views that have sparse features too.
         stored: {view: what networks get of it, as `core.Stored` has sizes}, where it has a checkpoint.
     """
 
+    features: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
     columnar: dict[str, bool] = field(default_factory=dict)
@@ -250,13 +255,18 @@ class _Probed:
     stored: dict[str, list[int]] = field(default_factory=dict)
 
 
-def _probe(data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dict[str, Any]) -> _Probed:
-    """What a few cells tell."""
-    found = _Probed()
+def _probe(ready: Ready, features: dict[str, list[dict[str, Any]]], most_s: float) -> _Probed:
+    """What a few cells tell.
+
+    Args:
+        most_s: seconds; a checkpoint that would take longer to encode the view is left out.
+    """
+    found, data, recipe = _Probed(), ready.data, ready.run.recipe
     for view, parts in features.items():
         prepared = data.views[view]
+        first = prepared.first if isinstance(prepared, Joined) else prepared
         some = np.flatnonzero(prepared.present)[:_PROBE]
-        found.seconds[view], found.widths[view], found.columnar[view] = 0.0, 0, True
+        found.features[view], found.seconds[view], found.widths[view], found.columnar[view] = [], 0.0, 0, True
         sizes: tuple[list[int], list[int]] = [], []  # of checkpoints, and of others
         for part in parts:
             options = {k: v for k, v in part.items() if k != "encoder"}
@@ -268,7 +278,15 @@ def _probe(data: Dataset, features: dict[str, list[dict[str, Any]]], recipe: dic
                 encoded = encoder.features(x)
             took = clock.monotonic() - start
             padded = float(x["mask"].float().mean()) if "mask" in x else 1.0  # cells are encoded in the order of their length
-            found.seconds[view] += took * padded / max(len(some), 1) * int(prepared.present.sum())
+            seconds = took * padded / max(len(some), 1) * int(prepared.present.sum())
+            if ready.run.store.find(entry_of(first, ready.rows[ready.rows < len(first.index)], encoder, part)) is not None:
+                seconds = 0.0
+            if seconds > most_s and len(parts) > 1 and encoder.config_state() is not None:
+                longer = f"--time {math.ceil(seconds / (_ENCODING * 60))}m gives it time"
+                found.left_out.append(f"{part['encoder']} on {view}, which would take about {_time(seconds)}; {longer}")
+                continue
+            found.features[view].append(part)
+            found.seconds[view] += seconds
             if encoder.sparse:
                 found.sparse.append(view)
                 continue
