@@ -1,4 +1,4 @@
-"""How many threads small products and sums take."""
+"""How many threads small products and sums take, and fits side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -143,7 +143,7 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
     sparse = made.sparse
     outs: dict[int, Tensor] = {}
     covered = np.zeros(len(rows), bool)
-    size = 4 * len(rows) * sum(len(own.owner) for _, own in table.parts(views, sparse) if not own.sparse)
+    size = sum(_size(f, own, len(rows)) for f, own in table.parts(views, sparse))
     threads = min(table.ready.run.threads, _ROOM // max(size, 1)) if learners.get(member["learner"]).parallel else 1
     for t, learner in zip(made.targets, made.learners):
         known, y = table.truth(list(table.data.targets)[t], table.tasks[t])
@@ -156,9 +156,9 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
             into.fit(*table.inputs(views, use, sparse), y[use], None if weight is None else weight[use], groups, seed=seed)
 
         def cross(fold: Fold, t: int = t, last: Any = learner, fit: Any = fit) -> Tensor:
-            whole = table.whole is None
-            one = last if whole else shallow(member, table.tasks, table.layouts).learners[made.targets.index(t)]
-            fit(np.searchsorted(rows, np.sort(fold.train if whole else np.concatenate([fold.train, fold.held]))), one)
+            only = table.whole is None  # there is no other fit, this is the last
+            one = last if only else shallow(member, table.tasks, table.layouts).learners[made.targets.index(t)]
+            fit(np.searchsorted(rows, np.sort(fold.train if only else np.concatenate([fold.train, fold.held]))), one)
             return _answered(one, table, views, np.searchsorted(rows, fold.test), sparse)
 
         jobs: list[Callable[[], Any]] = [partial(cross, fold) for fold in table.folds]
@@ -170,6 +170,14 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
             covered[at] = True
     made.patterns = torch.from_numpy(_patterns(present))
     return Fitted(outs, covered, made.state_dict())
+
+
+def _size(stored: Any, layout: Layout, rows: int) -> int:
+    """Bytes that these features of so many rows take in memory."""
+    if not layout.sparse:
+        return 4 * rows * len(layout.owner)
+    parts = [stored.first, stored.second] if isinstance(stored, Joined) else [stored]
+    return 12 * sum(len(part.arrays["features"]) for part in parts)  # a value and two places of each pair
 
 
 def _patterns(present: np.ndarray) -> np.ndarray:
