@@ -596,6 +596,12 @@ def test_good_has_networks_and_more_learners(tmp_path):
     assert plan.seconds <= 1.5 * plan.budget_s
 
 
+def test_a_learner_that_is_left_out_takes_no_network_with_it(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("polyfuse.presets.plan"), "_PATIENT", 0.0)
+    plan = fit(planted(80), preset="good", dry_run=True)
+    assert plan.left_out and "network (concat)" in [step.name for step in plan.steps]
+
+
 @pytest.mark.slow
 def test_a_network_joins_the_members(tmp_path):
     settings = {"note.encoder": "text-gru", "train.epochs": 3}  # not by the clock: a busy machine would have no time for a network

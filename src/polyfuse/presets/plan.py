@@ -137,7 +137,7 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
     probed = _probe(ready, features_for(data, recipe, sparse=True), _ENCODING * budget_s)
     fits = 1 if given else folds + 1
     outputs = max(_outputs(t) for t in made)
-    plan = Plan(preset, budget_s, probed.features, probed.seconds, [], folds, probed.left_out)
+    plan = Plan(preset, budget_s, probed.features, probed.seconds, [], folds, list(probed.left_out))
     for name, views, options in _members(preset, probed.columnar, probed.sparse, len(rows)):
         part = learners.get(name)
         if not any(t.learned_as in part.takes for t in made):
