@@ -112,9 +112,8 @@ def described(
         tick: told how many cells are done.
         device: where an encoder that came from a checkpoint runs; our own are fastest on the processor.
     """
-    first = prepared.first if isinstance(prepared, Joined) else prepared
-    rows = rows[rows < len(first.index)]  # validation rows, of the second table, teach it nothing
-    start = entry_of(first, rows, encoder, part)
+    start = entry_of(prepared, rows, encoder, part)
+    first, rows = _teaching(prepared, rows)
     at = device if encoder.config_state() is not None else "cpu"
     found = _stored(view, first, encoder, store, start, lambda: encoder.fit(_stream(first, rows)), tick, encoder.width, at)
     if not isinstance(prepared, Joined):
@@ -124,10 +123,17 @@ def described(
     return Joined(found, _stored(view, prepared.second, encoder, store, then, lambda: None, tick, width, at), prepared.size)
 
 
-def entry_of(prepared: Prepared | PreparedTable, rows: np.ndarray, encoder: Encoder, part: dict[str, Any]) -> str:
-    """The name in the store of one table's features; arguments as of `described`."""
-    about = json.dumps([FORMAT, __version__, written(type(encoder)), part, prepared.key], sort_keys=True, default=str)
+def entry_of(prepared: Prepared | PreparedTable | Joined, rows: np.ndarray, encoder: Encoder, part: dict[str, Any]) -> str:
+    """The name in the store of the features that `described` makes, with the same arguments, of the table that teaches the encoder."""
+    first, rows = _teaching(prepared, rows)
+    about = json.dumps([FORMAT, __version__, written(type(encoder)), part, first.key], sort_keys=True, default=str)
     return hashlib.blake2b(about.encode() + np.ascontiguousarray(rows, np.int64).tobytes(), digest_size=20).hexdigest()
+
+
+def _teaching(prepared: Prepared | PreparedTable | Joined, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The table whose rows fit an encoder, and these: validation rows, of the second table, teach it nothing."""
+    first = prepared.first if isinstance(prepared, Joined) else prepared
+    return first, rows[rows < len(first.index)]
 
 
 def _stored(

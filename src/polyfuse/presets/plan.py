@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..core import Cells, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners, option_names
-from ..data import Dataset, Joined
+from ..data import Dataset
 from ..learners.features import beside, entry_of, halved
 from ..model import Model
 from ..ready import Ready
@@ -264,7 +264,6 @@ def _probe(ready: Ready, features: dict[str, list[dict[str, Any]]], most_s: floa
     found, data, recipe = _Probed(), ready.data, ready.run.recipe
     for view, parts in features.items():
         prepared = data.views[view]
-        first = prepared.first if isinstance(prepared, Joined) else prepared
         some = np.flatnonzero(prepared.present)[:_PROBE]
         found.features[view], found.seconds[view], found.widths[view], found.columnar[view] = [], 0.0, 0, True
         sizes: tuple[list[int], list[int]] = [], []  # of checkpoints, and of others
@@ -279,7 +278,7 @@ def _probe(ready: Ready, features: dict[str, list[dict[str, Any]]], most_s: floa
             took = clock.monotonic() - start
             padded = float(x["mask"].float().mean()) if "mask" in x else 1.0  # cells are encoded in the order of their length
             seconds = took * padded / max(len(some), 1) * int(prepared.present.sum())
-            if ready.run.store.find(entry_of(first, ready.rows[ready.rows < len(first.index)], encoder, part)) is not None:
+            if ready.run.store.find(entry_of(prepared, ready.rows, encoder, part)) is not None:
                 seconds = 0.0
             if seconds > most_s and len(parts) > 1 and encoder.config_state() is not None:
                 longer = f"--time {math.ceil(seconds / (_ENCODING * 60))}m gives it time"
