@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,9 @@ import torch
 from torch import nn
 
 import polyfuse as pf
-from polyfuse.core import Codec, RecipeError, encoders
+from polyfuse.core import Codec, RecipeError, encoders, pool
+from polyfuse.data import Prepared, Store
+from polyfuse.learners import features
 from polyfuse.modalities.hub import AudioHub, ImageHub, TextHub, download_size
 from polyfuse.modalities.text import Text
 from polyfuse.presets import course, plan
@@ -435,9 +438,11 @@ def test_the_networks_of_a_preset_learn_from_the_stored_tokens_of_one_checkpoint
     shutil.copytree(folders["text"]["bert"], checkpoint)
     settings = {"note.encoder": f"hub:{checkpoint}", "train.epochs": 2}
     bundle = pf.fit(path, "label", ignore=["degrees"], out=tmp_path / "b", size="s", preset="good", set=settings, time=60)
-    (network,) = [m for m in bundle.recipe["ensemble"]["members"] if "fusion" in m]
+    network, alone = [m for m in bundle.recipe["ensemble"]["members"] if "fusion" in m]
+    assert len(network["views"]) > 1 and alone["name"] == "network on note" and alone["views"] == ["note"]
+    assert [m.views for m in bundle.model.members if hasattr(m, "models")] == [network["views"], ["note"]]
     layers = [k for k in bundle.model.state_dict() if ".network." in k]
-    assert list(network["stored"]) == ["note"]
+    assert list(network["stored"]) == list(alone["stored"]) == ["note"]
     assert layers and all(k.startswith("describers.") for k in layers)  # the checkpoint is there once
     before = bundle.predict(path)
     shutil.rmtree(checkpoint)
@@ -445,6 +450,28 @@ def test_the_networks_of_a_preset_learn_from_the_stored_tokens_of_one_checkpoint
     assert again.predict(path) == before
     empty = [{"note": None}]  # a row without anything still has an answer
     assert len(again.predict(empty)) == 1
+
+
+def test_what_a_checkpoint_makes_is_kept_in_half_precision_and_read_in_full(folders, tmp_path, monkeypatch):
+    codec, encoder, _ = made("text", folders["text"]["bert"], tokens=4)
+    ids = [codec.clean(cell)["ids"] for cell in SENTENCES]
+    offsets = np.cumsum([0, *map(len, ids)])
+    prepared = Prepared(np.array([0, 1, -1, 2, 3]), {"ids": np.concatenate(ids)}, offsets, key="k")
+    rows, store = np.arange(5), Store(tmp_path)
+
+    def kept(part):
+        return features.described("review", prepared, rows, encoder, part, store, lambda _: None)
+
+    found, exact = kept({"part": 1}), encoder.features(prepared.cells(rows).x)
+    given = found.cells(rows).x
+    assert found.arrays["features"].dtype == np.float16 and given["features"].dtype == torch.float32
+    assert torch.equal(given["mask"], exact.mask) and torch.allclose(given["features"], exact.x, rtol=2e-2, atol=2e-2)
+    means = features.averaged(found).arrays["features"]
+    at = found.index[[0, 1, 3, 4]]
+    assert means.dtype == np.float32 and np.allclose(means[at], pool(given["features"], given["mask"]).numpy(), atol=1e-5)
+    usual = encoder.features
+    monkeypatch.setattr(encoder, "features", lambda x: replace(usual(x), x=usual(x).x * 1e9))
+    assert np.isfinite(kept({"part": 2}).arrays["features"]).all()  # too large for half precision: the largest there is
 
 
 def test_a_checkpoint_that_would_take_longer_than_there_is_time_is_left_out_until_it_is_stored(mixed, folders, monkeypatch, capsys):

@@ -2,8 +2,8 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from .data import (
     size_text,
     windows,
 )
-from .model import views_of
+from .model import members_of, views_of
 from .recipe import choose_tasks
 
 
@@ -63,6 +63,14 @@ class Ready:
     data: Dataset
     rows: np.ndarray
     held: np.ndarray
+
+    def only(self, views: Sequence[str]) -> "Ready":
+        """The same with these views alone."""
+        all_of = self.data
+        schema = self.run.schema.only([c for v in views for c in members_of(all_of.codecs[v])])
+        run = replace(self.run, schema=schema, recipe={**self.run.recipe, "schema": schema.to_json()})
+        data = replace(all_of, views={v: all_of.views[v] for v in views}, codecs={v: all_of.codecs[v] for v in views})
+        return replace(self, run=run, codecs={c.name: self.codecs[c.name] for c in schema.columns if c.name in self.codecs}, data=data)
 
 
 def find_schema(

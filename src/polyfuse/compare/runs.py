@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..bundle import Bundle
-from ..core import Encoder, Schema
+from ..core import Encoder
 from ..data import Dataset, Features, Fold
 from ..evaluate import relative
 from ..learners import TrainOptions, features_of, outputs, train, with_stored
@@ -103,15 +103,12 @@ class Bench:
             lent: {view: the encoder to use as it is}.
         """
         ready, lent = self.at(method), lent or {}
-        data, schema = ready.data, ready.run.schema
         if method.kind != "fusion":
-            schema = schema.only([c for v in method.views for c in members_of(data.codecs[v])])
-            data = replace(data, views={v: data.views[v] for v in method.views}, codecs={v: data.codecs[v] for v in method.views})
-        stored = {view: one for view, one in {**self.frozen, **lent}.items() if self._same(view, data)}
-        data = with_stored(data, {view: one.features for view, one in stored.items()})
-        recipe = {**ready.run.recipe, "fusion": method.fusion, "schema": schema.to_json(), "seed": seed}
-        run = replace(ready.run, recipe=recipe, schema=schema)
-        made = new_bundle(replace(ready, run=run, data=data, rows=fold.train, held=fold.held, codecs=_codecs(ready, schema)))
+            ready = ready.only(method.views)
+        stored = {view: one for view, one in {**self.frozen, **lent}.items() if self._same(view, ready.data)}
+        data = with_stored(ready.data, {view: one.features for view, one in stored.items()})
+        run = replace(ready.run, recipe={**ready.run.recipe, "fusion": method.fusion, "seed": seed})
+        made = new_bundle(replace(ready, run=run, data=data, rows=fold.train, held=fold.held))
         for view, encoder in zip(made.model.views, made.model.encoders):
             if view in stored:
                 _take_over(encoder, stored[view].encoder, whole=view in lent)
@@ -182,10 +179,6 @@ def _take_over(encoder: Encoder, other: Encoder, whole: bool) -> None:
     encoder.load_state_dict({k: v for k, v in other.state_dict().items() if k not in trained}, strict=False)
     if whole:
         encoder.requires_grad_(False)
-
-
-def _codecs(ready: Ready, schema: Schema) -> dict[str, Any]:
-    return {c.name: ready.codecs[c.name] for c in schema.columns if c.name in ready.codecs}
 
 
 @torch.inference_mode()

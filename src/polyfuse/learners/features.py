@@ -21,9 +21,10 @@ from ..core import Cells, Codec, DataError, Encoded, Encoder, Layout, pool, writ
 from ..data import Dataset, Features, Joined, Prepared, PreparedTable, Store
 from ..model import Model
 
-FORMAT = 1  # of an entry of features
+FORMAT = 2  # of an entry of features
 _ENCODER = "encoder.safetensors"
 _CHUNK = 128  # cells that go through the encoder at a time
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass
@@ -171,7 +172,7 @@ def _stored(
         about = json.loads((folder / "meta.json").read_text("utf-8"))
         offsets, units = np.load(folder / "offsets.npy"), np.load(folder / "units.npy")
         shape = (about["tokens"], about["width"])
-        flat = np.memmap(folder / "0.bin", np.float32, "r", shape=shape) if shape[0] else np.zeros(shape, np.float32)
+        flat = np.memmap(folder / "0.bin", kept_as(encoder), "r", shape=shape) if shape[0] else np.zeros(shape, np.float32)
     except (OSError, ValueError, KeyError, SafetensorError):  # cleared under way by another process, or damaged: made again
         shutil.rmtree(folder, ignore_errors=True)
         return _stored(view, prepared, encoder, store, key, fit, tick, width, device)
@@ -210,6 +211,11 @@ def halved(encoder: Encoder, device: torch.device | str) -> torch.autocast:
     return torch.autocast(kind, torch.bfloat16, enabled=gains and encoder.config_state() is not None)
 
 
+def kept_as(encoder: Encoder) -> type[np.floating]:
+    """The type of the numbers that are kept of an encoder: of a checkpoint's, which are many and were never exact, half precision."""
+    return np.float32 if encoder.config_state() is None else np.float16
+
+
 def _stream(prepared: Prepared | PreparedTable, rows: np.ndarray) -> Iterator[dict[str, Tensor]]:
     for at in range(0, len(rows), 256):
         cells = prepared.cells(rows[at : at + 256])
@@ -227,8 +233,8 @@ def _write(
         x = {k: v.to(device) for k, v in prepared.gather(units[at : at + _CHUNK]).items()}
         with kind:
             encoded = encoder.features(x)
-        tokens = encoded.x[encoded.mask].float().cpu().numpy()
-        file.write(tokens.tobytes())
+        tokens = encoded.x[encoded.mask].float().clamp(-_LARGEST, _LARGEST).cpu().numpy()
+        file.write(tokens.astype(kept_as(encoder), copy=False).tobytes())
         lengths.append(encoded.mask.sum(1).cpu().numpy())
         width = tokens.shape[1]
         tick(len(lengths[-1]))
@@ -244,7 +250,7 @@ def _encoded(prepared: Prepared | PreparedTable, encoder: Encoder, device: torch
             width, lengths = _write(file, prepared, units, encoder, device, lambda _: None)
             file.flush()
             if file.tell():
-                flat = np.memmap(file, np.float32, "r").reshape(-1, width)
+                flat = np.memmap(file, kept_as(encoder), "r").reshape(-1, width)
     except OSError as error:
         where = f"the temporary folder {tempfile.gettempdir()}"
         raise DataError(where, f"cannot hold what the encoders make ({error.strerror})", fix="free room there, or set TMPDIR") from None
@@ -285,7 +291,7 @@ def averaged(stored: Any) -> Any:
     means = np.empty((len(lengths), flat.shape[1]), np.float32)
     for at in range(0, len(lengths), _CHUNK):
         own = offsets[at : at + _CHUNK + 1]
-        means[at : at + _CHUNK] = np.add.reduceat(flat[own[0] : own[-1]], own[:-1] - own[0], axis=0)
+        means[at : at + _CHUNK] = np.add.reduceat(flat[own[0] : own[-1]].astype(np.float32, copy=False), own[:-1] - own[0], axis=0)
     means /= lengths[:, None]
     return Features(stored.index, {"features": means}, np.arange(len(means) + 1), key=stored.key)
 

@@ -28,7 +28,7 @@ from ..learners.threads import together
 from ..model import Model
 from ..ready import Ready, new_bundle
 
-FORMAT = 1  # of a stored step
+FORMAT = 2  # of a stored step
 _CHUNK = 4096  # rows whose features are gathered at a time
 _ROOM = 256 << 20  # bytes that the matrices of fits side by side may have
 _SEEN = 10  # rows a pattern of present views must have for a learner to speak of it
@@ -301,19 +301,21 @@ def training(recipe: dict[str, Any], rows: int, stored: bool) -> TrainOptions:
 def _network(
     member: dict[str, Any], table: Table, fold: Fold, seed: int, seconds: float | None, device: str | None, progress: Progress
 ) -> Fitted:
-    ready, rows = table.ready, table.rows
-    data = with_stored(table.data, {v: table.tokens[v] for v in member["stored"]})
+    ready, rows = table.ready.only(member["views"]), table.rows
+    data = with_stored(ready.data, {v: table.tokens[v] for v in member["stored"]})
+    here: np.ndarray = np.any(data.present(), axis=1)
+    learn, held = (part[here[part]] if here[part].any() else part for part in (fold.train, fold.held))
     parts = {**ready.run.recipe["parts"], **{v: {"stored": sizes} for v, sizes in member["stored"].items()}}
     recipe = {**ready.run.recipe, "parts": parts, "fusion": member["fusion"], "seed": seed}
-    bundle = new_bundle(replace(ready, run=replace(ready.run, recipe=recipe), data=data, rows=fold.train, held=fold.held))
+    bundle = new_bundle(replace(ready, run=replace(ready.run, recipe=recipe), data=data, rows=learn, held=held))
     assert isinstance(bundle.model, Model)
     try:
         train(
             bundle.model,
             data,
-            fold.train,
-            fold.held if len(fold.held) else fold.test,
-            training(recipe, len(fold.train), bool(member["stored"])),
+            learn,
+            held if len(held) else fold.test,
+            training(recipe, len(learn), bool(member["stored"])),
             seed=seed,
             device=device,
             budget_s=seconds,

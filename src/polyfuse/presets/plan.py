@@ -13,7 +13,7 @@ import torch
 
 from ..core import Cells, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners, option_names
 from ..data import Dataset
-from ..learners.features import beside, entry_of, halved
+from ..learners.features import beside, entry_of, halved, kept_as
 from ..model import Model
 from ..ready import Ready
 from .crossfit import training
@@ -24,8 +24,8 @@ _SMALL = 6000  # rows; below, five folds are cut instead of three
 _PATIENT = 0.35  # of the budget: a single step that would take more is left out
 _ENCODING = 0.7  # of the budget: a checkpoint that would take more to encode is left out
 _PROBE = 16  # cells an encoder is timed on
-_LAYERS = 4  # of a checkpoint that are stored where the user does not say
-_TOKENS = 16  # most tokens of a cell that are stored of it: fewer where all cells' would take more than
+_LAYERS = 3  # of a checkpoint that are stored where the user does not say
+_TOKENS = 64  # most tokens of a cell that are stored of it: fewer where all cells' would take more than
 _ROOM = 4 << 30  # bytes
 _SAMPLED = 12_000  # rows beyond which a support vector machine would learn from less than half of them
 _QUICK = ("linear", "boost", "linear-sparse")
@@ -116,7 +116,8 @@ def features_for(data: Dataset, recipe: dict[str, Any], *, sparse: bool) -> dict
             if encoder.frozen:
                 if "tokens" in named and "tokens" not in recipe["parts"][view]:
                     size = encoder.features(codec.collate([codec.filler()])).x.shape[2]
-                    named["tokens"] = max(1, min(_TOKENS, _ROOM // (4 * size * max(count, 1))))
+                    room = _ROOM // (np.dtype(kept_as(encoder)).itemsize * size * max(count, 1))
+                    named["tokens"] = max(1, min(_TOKENS, room))
                 parts.append(named)
         if parts and count:
             found[view] = parts
@@ -150,7 +151,7 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
         patient = [i for i, step in enumerate(plan.steps) if step.member["learner"] not in _QUICK]
         # where a checkpoint has done the most of it they are soon trained, and better than what comes after the quick ones
         at = patient[0] if probed.stored and patient else len(plan.steps)
-        plan.steps[at:at] = _networks(plan, ready, rows, probed.stored)
+        plan.steps[at:at] = _networks(plan, ready, rows, probed)
     if not plan.steps:
         names = ", ".join(f"'{t.codec.column}' ({t.name})" for t in made)
         raise RecipeError(f"preset '{preset}'", f"has no learner that takes the target {names}", fix="--preset good, or name a --fusion")
@@ -189,42 +190,49 @@ def _members(preset: str, columnar: dict[str, bool], sparse: list[str], rows: in
     return [f for f in known if "fusion" not in f[2] or f[2]["fusion"] in fusions]
 
 
-def _networks(plan: Plan, ready: Ready, rows: np.ndarray, stored: dict[str, list[int]]) -> list[Step]:
+def _networks(plan: Plan, ready: Ready, rows: np.ndarray, probed: "_Probed") -> list[Step]:
     """Networks, where some view is more than a row of numbers: end to end, but for what a checkpoint has made of a view.
 
-    Args:
-        stored: {view: as `core.Stored` has sizes}.
+    A view that a checkpoint has encoded has one of its own too, which is soon trained: else it would be the network that pays
+    where fusing seems to.
     """
-    data, recipe = ready.data, ready.run.recipe
+    data, recipe, stored = ready.data, ready.run.recipe, probed.stored
     if all(c.tabular or c.plain for c in data.codecs.values()):
         return []
     wanted = [recipe["fusion"]["name"]] if plan.preset == "good" else [recipe["fusion"]["name"], "multiply", "transformer"]
     names = list(dict.fromkeys(f for f in wanted if f in fusions and fusions.get(f).level == "representation"))
+    own = recipe["fusion"]
+    told = [(f"network ({name})", list(data.views), {**own, "name": name} if name == own["name"] else {"name": name}) for name in names]
+    if len(data.views) > 1:
+        told += [(f"network on {view}", [view], {"name": "concat"}) for view in stored]
+    epochs = training(recipe, len(rows), bool(stored)).epochs
+    models = plan.folds if plan.preset == "best" or stored else min(plan.folds, 2)
     made = []
-    for name in names:
-        member = {"fusion": {**recipe["fusion"], "name": name} if name == recipe["fusion"]["name"] else {"name": name}}
-        epoch_s = _epoch(ready, rows, member["fusion"], stored)
-        epochs = training(recipe, len(rows), bool(stored)).epochs
-        models = plan.folds if plan.preset == "best" or stored else min(plan.folds, 2)
-        seconds = min(epochs * epoch_s * models, 0.6 * plan.budget_s)
-        step = {"name": f"network ({name})", "views": list(data.views), "models": models, "stored": stored, **member}
-        made.append(Step(step, seconds))
+    for name, views, fusion in told:
+        mine = {v: sizes for v, sizes in stored.items() if v in views}
+        member = {"name": name, "views": views, "models": models, "stored": mine, "fusion": fusion}
+        made.append(Step(member, min(epochs * models * _epoch(ready, rows, member, probed.tokens), 0.6 * plan.budget_s)))
     return made
 
 
-def _epoch(ready: Ready, rows: np.ndarray, fusion: dict[str, Any], stored: dict[str, list[int]]) -> float:
-    """Seconds of one epoch, from the second of two small batches forward and back."""
-    data, recipe = ready.data, ready.run.recipe
+def _epoch(ready: Ready, rows: np.ndarray, member: dict[str, Any], most: dict[str, int]) -> float:
+    """Seconds of one epoch, from the second of two small batches forward and back.
+
+    Args:
+        member: the network.
+        most: {view: tokens of a cell}, where a checkpoint has made some.
+    """
+    data, recipe = ready.only(member["views"]).data, ready.run.recipe
     torch.manual_seed(0)
-    parts = {**recipe["parts"], **{v: {"stored": sizes} for v, sizes in stored.items()}}
-    model = Model(data.codecs, {t: ready.codecs[t] for t in data.targets}, recipe["width"], fusion, parts).train()
+    parts = {**recipe["parts"], **{v: {"stored": sizes} for v, sizes in member["stored"].items()}}
+    model = Model(data.codecs, {t: ready.codecs[t] for t in data.targets}, recipe["width"], member["fusion"], parts).train()
     took = 0.0
     for _ in range(2):
         start = clock.monotonic()
         batch = data.batch(rows[: 2 * _PROBE], (0, 0))
-        for view, (size, *others) in stored.items():
+        for view, (size, *others) in member["stored"].items():
             own = batch.cells[view]
-            tokens, vectors = torch.zeros(len(own.rows), _TOKENS, size), [torch.zeros(len(own.rows), n) for n in others]
+            tokens, vectors = torch.zeros(len(own.rows), most[view], size), [torch.zeros(len(own.rows), n) for n in others]
             batch.cells[view] = Cells(beside(tokens, tokens[:, :, 0] == 0, vectors), own.rows, own.size)
         outs, losses = model(batch)
         model.loss(outs, losses, batch, {}).backward()
@@ -244,6 +252,7 @@ class _Probed:
         columnar: {view: whether each of these has a meaning of its own}.
         sparse: views that have sparse features too.
         stored: {view: what networks get of it, as `core.Stored` has sizes}, where it has a checkpoint.
+        tokens: {view: most tokens that its checkpoint made of a cell}.
     """
 
     features: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -253,6 +262,7 @@ class _Probed:
     columnar: dict[str, bool] = field(default_factory=dict)
     sparse: list[str] = field(default_factory=list)
     stored: dict[str, list[int]] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
 
 
 def _probe(ready: Ready, features: dict[str, list[dict[str, Any]]], most_s: float) -> _Probed:
@@ -290,6 +300,8 @@ def _probe(ready: Ready, features: dict[str, list[dict[str, Any]]], most_s: floa
                 found.sparse.append(view)
                 continue
             sizes[encoder.config_state() is None].append(encoded.x.shape[2])
+            if encoder.config_state() is not None:
+                found.tokens[view] = encoded.x.shape[1]
             found.widths[view] += encoded.x.shape[2]
             found.columnar[view] &= encoder.columnar
         if sizes[0]:
