@@ -472,6 +472,8 @@ def test_what_a_checkpoint_makes_is_kept_in_half_precision_and_read_in_full(fold
     usual = encoder.features
     monkeypatch.setattr(encoder, "features", lambda x: replace(usual(x), x=usual(x).x * 1e9))
     assert np.isfinite(kept({"part": 2}).arrays["features"]).all()  # too large for half precision: the largest there is
+    monkeypatch.setattr(encoder, "config_state", lambda: None)  # no checkpoint any more
+    assert np.abs(kept({"part": 3}).arrays["features"]).max() > 1e8
 
 
 def test_a_checkpoint_that_would_take_longer_than_there_is_time_is_left_out_until_it_is_stored(mixed, folders, monkeypatch, capsys):

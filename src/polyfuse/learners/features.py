@@ -24,7 +24,6 @@ from ..model import Model
 FORMAT = 2  # of an entry of features
 _ENCODER = "encoder.safetensors"
 _CHUNK = 128  # cells that go through the encoder at a time
-_LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass
@@ -83,7 +82,7 @@ def features_of(data: Dataset, model: Model, views: list[str], device: torch.dev
     Args:
         model: has the encoders, which should not train any more.
     Cost:
-        one pass of the encoders; tokens * F * 4 bytes a distinct cell, in a temporary file that goes with them.
+        one pass of the encoders; tokens * F * 4 bytes a distinct cell (2 of a checkpoint's), in a temporary file that goes with them.
     """
     chosen = [(v, e) for v, e in zip(model.views, model.encoders) if v in views]
     return {view: _encoded(data.views[view], encoder.to(device).eval(), device) for view, encoder in chosen}
@@ -228,13 +227,14 @@ def _write(
     file: IO[bytes], prepared: Prepared | PreparedTable, units: np.ndarray, encoder: Encoder, device: Any, tick: Callable[[int], None]
 ) -> tuple[int, np.ndarray]:
     """Every unit's tokens, one after the other: their width (0 of no unit), and how many each has."""
-    width, lengths, kind = 0, [np.zeros(0, np.int64)], halved(encoder, device)
+    width, lengths, kind, kept = 0, [np.zeros(0, np.int64)], halved(encoder, device), kept_as(encoder)
+    largest = float(np.finfo(kept).max)
     for at in range(0, len(units), _CHUNK):
         x = {k: v.to(device) for k, v in prepared.gather(units[at : at + _CHUNK]).items()}
         with kind:
             encoded = encoder.features(x)
-        tokens = encoded.x[encoded.mask].float().clamp(-_LARGEST, _LARGEST).cpu().numpy()
-        file.write(tokens.astype(kept_as(encoder), copy=False).tobytes())
+        tokens = encoded.x[encoded.mask].float().clamp(-largest, largest).cpu().numpy()
+        file.write(tokens.astype(kept, copy=False).tobytes())
         lengths.append(encoded.mask.sum(1).cpu().numpy())
         width = tokens.shape[1]
         tick(len(lengths[-1]))
