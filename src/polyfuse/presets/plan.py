@@ -207,11 +207,12 @@ def _networks(plan: Plan, ready: Ready, rows: np.ndarray, probed: "_Probed") -> 
         told += [(f"network on {view}", [view], {"name": "concat"}) for view in stored]
     epochs = training(recipe, len(rows), bool(stored)).epochs
     models = plan.folds if plan.preset == "best" or stored else min(plan.folds, 2)
+    passes = epochs * models * (1 - 1 / plan.folds if plan.folds > 1 else 1)  # over all rows; each learns from those of the other folds
     made = []
     for name, views, fusion in told:
         mine = {v: sizes for v, sizes in stored.items() if v in views}
         member = {"name": name, "views": views, "models": models, "stored": mine, "fusion": fusion}
-        made.append(Step(member, min(epochs * models * _epoch(ready, rows, member, probed.tokens), 0.6 * plan.budget_s)))
+        made.append(Step(member, min(passes * _epoch(ready, rows, member, probed.tokens), 0.6 * plan.budget_s)))
     return made
 
 
