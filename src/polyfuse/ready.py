@@ -66,10 +66,9 @@ class Ready:
 
     def only(self, views: Sequence[str]) -> "Ready":
         """The same with these views alone."""
-        all_of = self.data
-        schema = self.run.schema.only([c for v in views for c in members_of(all_of.codecs[v])])
+        data = replace(self.data, views={v: self.data.views[v] for v in views}, codecs={v: self.data.codecs[v] for v in views})
+        schema = self.run.schema.only([c for codec in data.codecs.values() for c in members_of(codec)])
         run = replace(self.run, schema=schema, recipe={**self.run.recipe, "schema": schema.to_json()})
-        data = replace(all_of, views={v: all_of.views[v] for v in views}, codecs={v: all_of.codecs[v] for v in views})
         return replace(self, run=run, codecs={c.name: self.codecs[c.name] for c in schema.columns if c.name in self.codecs}, data=data)
 
 

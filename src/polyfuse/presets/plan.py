@@ -199,10 +199,10 @@ def _networks(plan: Plan, ready: Ready, rows: np.ndarray, probed: "_Probed") -> 
     data, recipe, stored = ready.data, ready.run.recipe, probed.stored
     if all(c.tabular or c.plain for c in data.codecs.values()):
         return []
-    wanted = [recipe["fusion"]["name"]] if plan.preset == "good" else [recipe["fusion"]["name"], "multiply", "transformer"]
-    names = list(dict.fromkeys(f for f in wanted if f in fusions and fusions.get(f).level == "representation"))
     own = recipe["fusion"]
-    told = [(f"network ({name})", list(data.views), {**own, "name": name} if name == own["name"] else {"name": name}) for name in names]
+    wanted = [own["name"]] if plan.preset == "good" else [own["name"], "multiply", "transformer"]
+    names = list(dict.fromkeys(f for f in wanted if f in fusions and fusions.get(f).level == "representation"))
+    told = [(f"network ({name})", list(data.views), own if name == own["name"] else {"name": name}) for name in names]
     if len(data.views) > 1:
         told += [(f"network on {view}", [view], {"name": "concat"}) for view in stored]
     epochs = training(recipe, len(rows), bool(stored)).epochs
