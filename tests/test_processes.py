@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import polyfuse as pf
@@ -27,7 +28,11 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
         assert done.returncode == 0, done.stderr
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert set(one) == set(two)
-    assert max((one[k].float() - two[k].float()).abs().max().item() for k in one) < 1e-5
+    whole, halves = (torch.cat([weights[name].double().flatten() for name in one]) for weights in (one, two))
+    # Of all entries together: where a gradient is zero but for rounding, Adam steps by the sign of the rounding, so that
+    # a single entry may move as far as any other. Without the mean over processes the distance is .026.
+    assert (whole - halves).norm() < 1e-5 * whole.norm()
+    assert ((whole - halves).abs() > 1e-5).double().mean() < 1e-4
     assert pf.Bundle.load(tmp_path / "two").predict({"a": 1.0})["y"]["value"] in ("a", "b")
 
 
