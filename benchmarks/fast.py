@@ -49,13 +49,13 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 data = pd.read_csv(sys.argv[1])
 y = data["recommended"].to_numpy()
-text = data["title"].fillna("") + " " + data["review_text"].fillna("")
+texts = [data[name].fillna("") for name in ("title", "review_text")]
 categories = ["division_name", "department_name", "class_name"]
 numbers = ["age", "positive_feedback_count", "rating"]
 count = dict(ngram_range=(1, 2), min_df=3, sublinear_tf=True)
-terms = TfidfVectorizer(max_features=20_000, **count).fit_transform(text)
-words = TfidfVectorizer(max_features=10_000, **count).fit_transform(text)
-words = TruncatedSVD(256, n_iter=3, random_state=0).fit_transform(words).astype(np.float32)
+terms = [TfidfVectorizer(max_features=20_000, **count).fit_transform(text) for text in texts]
+words = [TfidfVectorizer(max_features=10_000, **count).fit_transform(text) for text in texts]
+words = [TruncatedSVD(256, n_iter=3, random_state=0).fit_transform(found).astype(np.float32) for found in words]
 hot = make_column_transformer((OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories), ("passthrough", numbers))
 codes = make_column_transformer((OrdinalEncoder(), categories), ("passthrough", numbers))
 hot, codes = (t.fit_transform(data).astype(np.float32) for t in (hot, codes))
@@ -65,9 +65,10 @@ strengths = {"logisticregression__C": np.logspace(-4, 0, 7)}
 line = GridSearchCV(line, strengths, scoring="neg_log_loss", cv=StratifiedShuffleSplit(1, test_size=0.2, random_state=0))
 folds = StratifiedKFold(3, shuffle=True, random_state=0)
 sparse = GridSearchCV(LogisticRegression(max_iter=1000), {"C": np.logspace(-1, 1, 4)}, scoring="neg_log_loss", cv=line.cv)
-both = hstack([terms, csr_matrix(0.5 * StandardScaler().fit_transform(hot))]).tocsr()
+both = hstack([*terms, csr_matrix(0.5 * StandardScaler().fit_transform(hot))]).tocsr()
+lines, others = [(line, x) for x in (*words, hot, np.hstack([*words, hot]))], [(boost, codes), *((sparse, x) for x in (*terms, both))]
 said = []
-for model, x in ((line, words), (line, hot), (line, np.hstack([words, hot])), (boost, codes), (sparse, terms), (sparse, both)):
+for model, x in (*lines, *others):
     said.append(cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1])
     model.fit(x, y)
     print(type(model).__name__, x.shape, roc_auc_score(y, said[-1]))
@@ -82,7 +83,7 @@ for bag in range(8):
         total, counts[best] = total + said[best, rows], counts[best] + 1
     weights += counts / counts.sum() / 8
 fused, gains = weights @ said, []
-single = said[[0, 1, 3, 4]][np.argmax([roc_auc_score(y, p) for p in said[[0, 1, 3, 4]]])]
+single = max(said[[0, 1, 2, 4, 5, 6]], key=lambda p: roc_auc_score(y, p))
 for draw in range(425):
     rows = rng.integers(len(y), size=len(y))
     gains.append(roc_auc_score(y[rows], fused[rows]) - roc_auc_score(y[rows], single[rows]))

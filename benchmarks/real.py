@@ -78,7 +78,8 @@ def pretrained(case: Case, preset: str) -> dict[str, str] | None:
     found = find_spec(MINILM)
     if found is None or not found.submodule_search_locations:
         return None
-    return {f"{case.pretrained[preset]}.encoder": f"hub:{Path(found.submodule_search_locations[0]) / 'model'}"}
+    checkpoint = f"hub:{Path(found.submodule_search_locations[0]) / 'model'}"
+    return {f"{column}.encoder": checkpoint for column in case.pretrained[preset]}
 
 
 def alone(bundle: pf.Bundle, verdict: dict[str, Any]) -> pf.Bundle:

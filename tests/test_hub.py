@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import polyfuse as pf
-from polyfuse.core import Codec, RecipeError, encoders, pool
+from polyfuse.core import Codec, Encoded, RecipeError, Stored, beside, encoders, pool
 from polyfuse.data import Prepared, Store
 from polyfuse.learners import features
 from polyfuse.modalities.hub import AudioHub, ImageHub, TextHub, download_size
@@ -441,6 +441,8 @@ def test_the_networks_of_a_preset_learn_from_the_stored_tokens_of_one_checkpoint
     network, alone = [m for m in bundle.recipe["ensemble"]["members"] if "fusion" in m]
     assert len(network["views"]) > 1 and alone["name"] == "network on note" and alone["views"] == ["note"]
     assert [m.views for m in bundle.model.members if hasattr(m, "models")] == [network["views"], ["note"]]
+    names = [m["name"] for m in bundle.card["members"]]  # after the quick learners, before those on all features
+    assert names.index("linear-sparse on note") < names.index(network["name"]) < names.index("linear on all")
     layers = [k for k in bundle.model.state_dict() if ".network." in k]
     assert list(network["stored"]) == list(alone["stored"]) == ["note"]
     assert layers and all(k.startswith("describers.") for k in layers)  # the checkpoint is there once
@@ -452,7 +454,30 @@ def test_the_networks_of_a_preset_learn_from_the_stored_tokens_of_one_checkpoint
     assert len(again.predict(empty)) == 1
 
 
-def test_what_a_checkpoint_makes_is_kept_in_half_precision_and_read_in_full(folders, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sizes", [[6], [6, 4], [6, 9, 5]])
+def test_a_network_tells_stored_tokens_and_the_vectors_beside_them_apart(sizes):
+    layer, rng = Stored(Text("note"), 8, sizes).eval(), torch.Generator().manual_seed(0)
+    tokens, vectors = torch.randn(3, 5, 6, generator=rng), [torch.randn(3, n, generator=rng) for n in sizes[1:]]
+    mask = torch.arange(5) < torch.tensor([[5], [2], [1]])
+
+    def said(tokens, mask, vectors):
+        x = beside(tokens, mask, vectors)
+        return layer.project(Encoded(x["features"], x["mask"]))
+
+    out = said(tokens, mask, vectors)
+    assert out.shape == (3, 1, 8)
+    padded = nn.functional.pad(tokens, (0, 0, 0, 3), value=9.0), nn.functional.pad(mask, (0, 3))
+    torch.testing.assert_close(said(*padded, vectors), out)  # what lies under the mask says nothing
+    torch.testing.assert_close(said(tokens.half(), mask, vectors), out, rtol=1e-2, atol=1e-2)  # as they are kept
+    alone = said(tokens[1:2], mask[1:2], [v[1:2] for v in vectors])
+    torch.testing.assert_close(alone, out[1:2])
+    assert not torch.allclose(said(tokens.flip(2), mask, vectors), out, atol=1e-3)
+    for i in range(len(vectors)):  # each is heard
+        others = [v.flip(1) if i == j else v for j, v in enumerate(vectors)]
+        assert not torch.allclose(said(tokens, mask, others), out, atol=1e-3)
+
+
+def test_what_a_checkpoint_makes_is_kept_in_half_precision(folders, tmp_path, monkeypatch):
     codec, encoder, _ = made("text", folders["text"]["bert"], tokens=4)
     ids = [codec.clean(cell)["ids"] for cell in SENTENCES]
     offsets = np.cumsum([0, *map(len, ids)])
@@ -464,11 +489,12 @@ def test_what_a_checkpoint_makes_is_kept_in_half_precision_and_read_in_full(fold
 
     found, exact = kept({"part": 1}), encoder.features(prepared.cells(rows).x)
     given = found.cells(rows).x
-    assert found.arrays["features"].dtype == np.float16 and given["features"].dtype == torch.float32
-    assert torch.equal(given["mask"], exact.mask) and torch.allclose(given["features"], exact.x, rtol=2e-2, atol=2e-2)
+    assert found.arrays["features"].dtype == np.float16
+    read = given["features"].float()
+    assert torch.equal(given["mask"], exact.mask) and torch.allclose(read, exact.x, rtol=2e-2, atol=2e-2)
     means = features.averaged(found).arrays["features"]
     at = found.index[[0, 1, 3, 4]]
-    assert means.dtype == np.float32 and np.allclose(means[at], pool(given["features"], given["mask"]).numpy(), atol=1e-5)
+    assert means.dtype == np.float32 and np.allclose(means[at], pool(read, given["mask"]).numpy(), atol=1e-5)
     usual = encoder.features
     monkeypatch.setattr(encoder, "features", lambda x: replace(usual(x), x=usual(x).x * 1e9))
     assert np.isfinite(kept({"part": 2}).arrays["features"]).all()  # too large for half precision: the largest there is

@@ -218,6 +218,12 @@ def test_descent_ends_where_scikit_learn_does(kind):
         assert np.allclose(found[:-1, s], coefficients, atol=0.02)
 
 
+@pytest.mark.parametrize("classes", [3, 5, 80])
+def test_ridge_takes_the_place_of_a_dear_logistic_regression_only_where_it_is_cheaper(classes):
+    costs = [Linear.cost(20_000, features, classes) for features in range(1000, 4000, 100)]
+    assert all(before < after < 1.3 * before for before, after in zip(costs, costs[1:]))
+
+
 @pytest.mark.parametrize("of_group", [None, 3, 10])  # rows of a group: none, fewer and more than there are features
 def test_ridge_left_out_answers_are_those_of_fits_without_the_row_or_its_group(of_group):
     rng = np.random.default_rng(0)

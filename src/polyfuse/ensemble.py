@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .core import Batch, Cells, Codec, Encoded, Encoder, Inputs, Layout, Learner, Task, Tokens, encoders, learners, pool, tasks
+from .core import Batch, Cells, Codec, Encoded, Encoder, Inputs, Layout, Learner, Task, Tokens, beside, encoders, learners, pool, tasks
 from .core.layers import Fitted
-from .learners.features import beside, vector_of
+from .learners.features import vector_of
 from .model import Model
 
 
@@ -94,7 +94,7 @@ class Describer(nn.Module):
         parts: list[tuple[Any, Encoded]] = [p for p, own in zip(zip(self.encoders, made), self.layouts) if not own.sparse]
         (first,) = [encoded for encoder, encoded in parts if encoder.config_state() is not None]
         others = [pool(encoded.x, encoded.mask) for encoder, encoded in parts if encoder.config_state() is None]
-        return Cells(beside(first.x.float(), first.mask, others), cells.rows, cells.size)
+        return Cells(beside(first.x, first.mask, others), cells.rows, cells.size)
 
 
 class Shallow(Fitted):

@@ -124,7 +124,7 @@ class Model(nn.Module):
         These also stand for the shallowest where the encoder has fewer depths than are asked for.
         """
         encoder, maps = self.encoders[at], self.depth_maps[at]
-        encoded = Encoded(x["features"], x["mask"]) if "features" in x else encoder.features(x)
+        encoded = Encoded(x["features"].float(), x["mask"]) if "features" in x else encoder.features(x)
         tokens = encoder.project(encoded)
         last = tokens, encoded.mask[:, : tokens.shape[1]]  # real tokens come first, and an encoder that pools gives fewer
         if not encoded.depths:

@@ -7,7 +7,7 @@ from .learner import Inputs, Learner
 from .parts import Decision, Fusion, Objective, Task, mean_loss
 from .registry import Registry, check_options, check_values, codecs, encoders, fusions, learners, objectives, option_names, tasks, written
 from .schema import Column, Role, Schema, Window
-from .stored import Stored
+from .stored import Stored, beside
 from .table import TableCodec, TabularCodec
 from .tokens import Batch, Cells, Encoded, Tokens, pool, pooled, scatter
 
@@ -40,6 +40,7 @@ __all__ = [
     "Tokens",
     "Value",
     "Window",
+    "beside",
     "check_options",
     "check_values",
     "codecs",

@@ -81,10 +81,7 @@ class Prepared:
 
 
 class Features(Prepared):
-    """What an encoder made of a view's cells, in their place: {"features" [P, N, F], "mask" [P, N]}; float32, however they are kept."""
-
-    def gather(self, units: np.ndarray) -> dict[str, Tensor]:
-        return {k: v.float() if v.is_floating_point() else v for k, v in super().gather(units).items()}
+    """What an encoder made of a view's cells, in their place: {"features" [P, N, F] float32 or float16, "mask" [P, N]}."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import __version__
-from ..core import Cells, Codec, DataError, Encoded, Encoder, Layout, pool, written
+from ..core import Cells, Codec, DataError, Encoded, Encoder, Layout, beside, pool, written
 from ..data import Dataset, Features, Joined, Prepared, PreparedTable, Store
 from ..model import Model
 
@@ -44,7 +44,7 @@ class Pairs(Features):
 
 @dataclass
 class Beside:
-    """Prepared cells as `core.Stored` takes them: the tokens of a checkpoint, and in each of them the vectors of other encoders.
+    """Prepared cells as `core.Stored` takes them: the tokens of a checkpoint, and the vectors of other encoders.
 
     Args:
         parts: of the same cells: the tokens, then the vectors, one a cell.
@@ -69,11 +69,6 @@ class _AsStored(Codec):
     """Stands for the codec of a view whose features are stored: these are not augmented."""
 
     name = "features"
-
-
-def beside(tokens: Tensor, mask: Tensor, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """tokens [P, N, F_1], mask [P, N], vectors [P, F_i] -> what `core.Stored` projects."""
-    return {"features": torch.cat([tokens, *(v.unsqueeze(1).expand(-1, tokens.shape[1], -1) for v in vectors)], 2), "mask": mask}
 
 
 def features_of(data: Dataset, model: Model, views: list[str], device: torch.device | str = "cpu") -> dict[str, Features]:

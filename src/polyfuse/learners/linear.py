@@ -16,7 +16,7 @@ SOLVERS = ("auto", "logistic", "ridge")
 _STEPS = 200.0  # products for each entry of the matrix and each class in logistic regression, all strengths and steps together
 _TRIES = 4.0  # strengths that ridge regression tries
 _SPEED = 6e9  # products a second
-_DEAR = 5e10  # products of logistic regression beyond which ridge regression takes its place
+_DEAR = 5e10  # products of logistic regression beyond which ridge regression takes its place, where that takes fewer
 _WEAKER = 4.0  # from one strength to the next
 _STRENGTHS = 12  # most that are tried
 _HELD = 0.2  # share of the rows on which logistic regression chooses its strength
@@ -68,11 +68,11 @@ class Linear(Dense):
     @classmethod
     def cost(cls, rows: int, features: int, outputs: int) -> float:
         logistic, ridge = _work(rows, features, outputs)
-        return 0.3 + (logistic if logistic < _DEAR else ridge) / _SPEED
+        return 0.3 + (min(logistic, ridge) if logistic > _DEAR else logistic) / _SPEED
 
     def learn_active(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
-        logistic, _ = _work(len(z), z.shape[1], len(self.active))
-        by_ridge = self.kind == "numbers" or self.solver == "ridge" or (self.solver == "auto" and logistic > _DEAR)
+        logistic, ridge = _work(len(z), z.shape[1], len(self.active))
+        by_ridge = self.kind == "numbers" or self.solver == "ridge" or (self.solver == "auto" and logistic > max(_DEAR, ridge))
         sizes = sized(self.design, z, 0.5)  # half way between the two that others choose from
         sizes *= np.float32((z.shape[1] / max(len(self.design.view.unique()), 1)) ** 0.5)  # a column varies by about one
         z *= sizes

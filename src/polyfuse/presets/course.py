@@ -127,9 +127,9 @@ class Course:
         self._multiply()
 
     def _wanted(self, step: Step) -> float:
-        """Seconds that a step will take, as the steps so far took against what was expected; a network makes do with half the budget."""
+        """Seconds that a step will take, as the steps so far took against what was expected; a network makes do with half of them."""
         if step.deep:
-            return min(step.seconds, 0.5 * self.plan.budget_s)
+            return 0.5 * step.seconds
         made = [(m.fitted.seconds, m.step.seconds) for m in self.members if not m.fitted.stored and not m.step.deep]
         usual = _JUDGING * self.plan.budget_s  # as if so much had taken what was expected: a few short steps tell little of a long one
         pace = (sum(took for took, _ in made) + usual) / (sum(expected for _, expected in made) + usual)
@@ -139,7 +139,7 @@ class Course:
         store = self.run.store
         if step.deep:
             left = self.left() - _JUDGING * self.plan.budget_s
-            seconds = max(left if step is self.plan.steps[-1] else 0.5 * left, 2.0)
+            seconds = max(left if step is self.plan.steps[-1] else max(0.5 * left, min(step.seconds, left)), 2.0)
             fitted = network(step.member, self.table, self.seed, store, seconds=seconds, device=self.device, progress=Progress(quiet=True))
             step.member = {**step.member, "models": fitted.models}
         else:
@@ -214,7 +214,7 @@ class Course:
         speaks = _speaks(of, self.ready.data.present(self.table.rows), views)
         each = of[0].fitted.outs[self.main][0].numel()
         seconds = (len(self.table.folds) + 1) * learners.get("linear").cost(len(self.table.rows), len(of) * each, each)
-        if self.left() < _JUDGING * self.plan.budget_s + seconds:
+        if self.left() < 0.5 * _JUDGING * self.plan.budget_s + seconds:  # what the others left of it: no member gives more for its time
             return
         used = {v for m in of for v in m.step.member["views"]}
         member = {"name": f"stacked on {name}", "views": [v for v in views if v in used], "stack": [m.step.name for m in of]}

@@ -28,7 +28,7 @@ from ..learners.threads import together
 from ..model import Model
 from ..ready import Ready, new_bundle
 
-FORMAT = 2  # of a stored step
+FORMAT = 3  # of a stored step
 _CHUNK = 4096  # rows whose features are gathered at a time
 _ROOM = 256 << 20  # bytes that the matrices of fits side by side may have
 _SEEN = 10  # rows a pattern of present views must have for a learner to speak of it

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import Cells, RecipeError, TableCodec, Task, did_you_mean, encoders, fusions, learners, option_names
+from ..core import Cells, RecipeError, TableCodec, Task, beside, did_you_mean, encoders, fusions, learners, option_names
 from ..data import Dataset
-from ..learners.features import beside, entry_of, halved, kept_as
+from ..learners.features import entry_of, halved, kept_as
 from ..model import Model
 from ..ready import Ready
 from .crossfit import training
@@ -28,7 +28,6 @@ _LAYERS = 3  # of a checkpoint that are stored where the user does not say
 _TOKENS = 64  # most tokens of a cell that are stored of it: fewer where all cells' would take more than
 _ROOM = 4 << 30  # bytes
 _SAMPLED = 12_000  # rows beyond which a support vector machine would learn from less than half of them
-_QUICK = ("linear", "boost", "linear-sparse")
 _LIBRARIES = {"boost-lightgbm": "lightgbm", "boost-catboost": "catboost", "tabm": "rtdl_num_embeddings"}
 
 
@@ -52,6 +51,11 @@ class Step:
     def needed(self) -> bool:
         """Whether it is the first learner on a view alone: every modality that has features has a say."""
         return self.member.get("learner") == "linear" and len(self.member["views"]) == 1
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is a learner of seconds on a view alone: with these every modality has its say, and their product answers."""
+        return self.member.get("learner") in ("linear", "linear-sparse", "boost") and len(self.member["views"]) == 1
 
     @property
     def deep(self) -> bool:
@@ -148,10 +152,10 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
         label += f" ({', '.join(str(v) for v in options.values())})" if options else ""
         _add(plan, Step({"name": label, "learner": name, "views": views, "options": options}, seconds))
     if preset != "fast" and not probed.left_out:  # a network would encode with the checkpoint in every pass
-        patient = [i for i, step in enumerate(plan.steps) if step.member["learner"] not in _QUICK]
-        # where a checkpoint has done the most of it they are soon trained, and better than what comes after the quick ones
-        at = patient[0] if probed.stored and patient else len(plan.steps)
-        plan.steps[at:at] = _networks(plan, ready, rows, probed)
+        # where a checkpoint has done the most of it they are soon trained, and find more in all views than other learners do
+        before = [step for step in plan.steps if step.quick or not probed.stored]
+        after = [step for step in plan.steps if step not in before]
+        plan.steps = before + _networks(plan, ready, rows, probed) + after
     if not plan.steps:
         names = ", ".join(f"'{t.codec.column}' ({t.name})" for t in made)
         raise RecipeError(f"preset '{preset}'", f"has no learner that takes the target {names}", fix="--preset good, or name a --fusion")
@@ -194,7 +198,7 @@ def _networks(plan: Plan, ready: Ready, rows: np.ndarray, probed: "_Probed") -> 
     """Networks, where some view is more than a row of numbers: end to end, but for what a checkpoint has made of a view.
 
     A view that a checkpoint has encoded has one of its own too, which is soon trained: else it would be the network that pays
-    where fusing seems to.
+    where fusing seems to. Those whose cells have most tokens come first: of few tokens the mean says nearly as much.
     """
     data, recipe, stored = ready.data, ready.run.recipe, probed.stored
     if all(c.tabular or c.plain for c in data.codecs.values()):
@@ -204,7 +208,8 @@ def _networks(plan: Plan, ready: Ready, rows: np.ndarray, probed: "_Probed") -> 
     names = list(dict.fromkeys(f for f in wanted if f in fusions and fusions.get(f).level == "representation"))
     told = [(f"network ({name})", list(data.views), own if name == own["name"] else {"name": name}) for name in names]
     if len(data.views) > 1:
-        told += [(f"network on {view}", [view], {"name": "concat"}) for view in stored]
+        longest = sorted(stored, key=lambda view: -probed.tokens[view])
+        told += [(f"network on {view}", [view], {"name": "concat"}) for view in longest]
     epochs = training(recipe, len(rows), bool(stored)).epochs
     models = plan.folds if plan.preset == "best" or stored else min(plan.folds, 2)
     passes = epochs * models * (1 - 1 / plan.folds if plan.folds > 1 else 1)  # over all rows; each learns from those of the other folds
