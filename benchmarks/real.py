@@ -1,20 +1,24 @@
 """Quality on real data sets, three seeds each, against figures that were published or that quick scripts reach.
 
-    python benchmarks/real.py [--quick] [--data FOLDER] [--only NAME ...] [--seeds 3] [--preset fast good none]
+    python benchmarks/real.py [--quick] [--data FOLDER] [--only NAME ...] [--seeds 3] [--preset fast good none] [--keep FOLDER]
 
 Under a preset (`CASES` of sets.py) train and validation rows are one table, whose folds judge; of every fit the test rows
 also say how much better the answer is than that of its best single modality, which was chosen out of fold. `none` trains
-one network by the name of its fusion (`SETS`). A set that is not there is left out and said so.
+one network by the name of its fusion (`SETS`). A set that is not there is left out and said so. Three seeds of all sets
+under `good` take hours: with `--keep` a run that was stopped goes on, as long as the code is the same.
 """
 
 import argparse
 import copy
+import hashlib
+import json
 import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -93,30 +97,63 @@ def alone(bundle: pf.Bundle, verdict: dict[str, Any]) -> pf.Bundle:
     return single
 
 
-def fits(name: str, preset: str, train: pf.Table, test: pf.Table, given: argparse.Namespace) -> list[tuple[Answers, Answers, dict, float]]:
-    """Of each seed the bundle's answers, those of its best single modality, the verdict, and the seconds it took."""
+Fit = tuple[Answers, Answers, dict[str, Any], float]  # a bundle's answers, those of its best single modality, the verdict, seconds
+
+
+def fit(name: str, preset: str, seed: int, train: pf.Table, test: pf.Table, quick: bool) -> Fit:
+    case, start = CASES[name], time.monotonic()
+    bundle = pf.fit(
+        train,
+        schema=pf.Schema(case.columns, case.window),
+        preset=preset,
+        seed=seed,
+        set=pretrained(case, preset),
+        time=TIME if quick else None,
+    )
+    seconds = time.monotonic() - start
+    verdict = bundle.card["verdict"][bundle.targets[0]]
+    ours, single = case.ask(bundle, test), alone(bundle, verdict)
+    return ours, ours if single is bundle else case.ask(single, test), verdict, seconds
+
+
+def fits(name: str, preset: str, train: pf.Table, test: pf.Table, given: argparse.Namespace) -> list[Fit]:
+    """Of each seed; one that was kept is not made again."""
     case, found = CASES[name], []
-    settings = pretrained(case, preset)
     for seed in range(1 if given.quick else given.seeds):
-        start = time.monotonic()
-        bundle = pf.fit(
-            train,
-            schema=pf.Schema(case.columns, case.window),
-            preset=preset,
-            seed=seed,
-            set=settings,
-            time=TIME if given.quick else None,
-        )
-        seconds = time.monotonic() - start
-        verdict = bundle.card["verdict"][bundle.targets[0]]
-        ours = case.ask(bundle, test)
-        single = alone(bundle, verdict)
-        found.append((ours, ours if single is bundle else case.ask(single, test), verdict, seconds))
+        path = given.keep and given.keep / f"{code()}-{name}-{preset}-{seed}.npz"
+        if path and path.exists():
+            found.append(kept(path))
+        else:
+            found.append(fit(name, preset, seed, train, test, given.quick))
+            if path:
+                keep(path, found[-1])
+        ours, _, verdict, seconds = found[-1]
         values = ", ".join(f"{measure} {MEASURES[measure].value(ours):.4f}" for measure in case.bars[preset])
         value, error = gain(next(iter(case.bars[preset])), *([side] for side in found[-1][:2]))
         against = f"{value:+.4f} (s.e. {error:.4f}) over '{verdict['single']}', '{verdict['answers']}' answers"
         print(f"{name}, {preset}, seed {seed}: {values}; {against}; {seconds:.0f} s", flush=True)
     return found
+
+
+@cache
+def code() -> str:
+    """A name for the sources that figures are made by: the package's and these programs'."""
+    paths = [*Path(pf.__file__).parent.rglob("*.py"), *Path(__file__).parent.glob("*.py")]
+    return hashlib.blake2b(b"".join(path.read_bytes() for path in sorted(paths)), digest_size=8).hexdigest()
+
+
+def keep(path: Path, made: Fit) -> None:
+    ours, single, *about = made
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")  # whole or not at all
+    np.savez(part, ours=ours.said, single=single.said, truth=ours.truth, about=json.dumps(about))
+    part.replace(path)
+
+
+def kept(path: Path) -> Fit:
+    with np.load(path) as found:
+        verdict, seconds = json.loads(str(found["about"]))
+        return Answers(found["ours"], found["truth"]), Answers(found["single"], found["truth"]), verdict, seconds
 
 
 def under_preset(report: Report, name: str, preset: str, given: argparse.Namespace) -> tuple[float, float]:
@@ -200,6 +237,7 @@ def networks(report: Report, given: argparse.Namespace) -> None:
 
 def options(parser: argparse.ArgumentParser) -> None:
     on_sets(dict.fromkeys([*CASES, *SETS]))(parser)
+    parser.add_argument("--keep", type=Path, help="folder of fits: those of the same code that are there are not made again")
     parser.add_argument("--preset", nargs="+", choices=["fast", "good", "none"], default=["fast", "good"], help="none: the networks")
 
 

@@ -139,7 +139,8 @@ class Course:
         store = self.run.store
         if step.deep:
             left = self.left() - _JUDGING * self.plan.budget_s
-            seconds = max(left if step is self.plan.steps[-1] else max(0.5 * left, min(step.seconds, left)), 2.0)
+            wanted = max(step.seconds, 0.5 * left)  # longer than expected, where that leaves the others as much again
+            seconds = max(left if step is self.plan.steps[-1] else min(wanted, left), 2.0)
             fitted = network(step.member, self.table, self.seed, store, seconds=seconds, device=self.device, progress=Progress(quiet=True))
             step.member = {**step.member, "models": fitted.models}
         else:
