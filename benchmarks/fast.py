@@ -55,7 +55,7 @@ numbers = ["age", "positive_feedback_count", "rating"]
 count = dict(ngram_range=(1, 2), min_df=3, sublinear_tf=True)
 terms = [TfidfVectorizer(max_features=20_000, **count).fit_transform(text) for text in texts]
 words = [TfidfVectorizer(max_features=10_000, **count).fit_transform(text) for text in texts]
-words = [TruncatedSVD(256, n_iter=3, random_state=0).fit_transform(found).astype(np.float32) for found in words]
+words = [TruncatedSVD(min(256, *found.shape), n_iter=3, random_state=0).fit_transform(found).astype(np.float32) for found in words]
 hot = make_column_transformer((OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories), ("passthrough", numbers))
 codes = make_column_transformer((OrdinalEncoder(), categories), ("passthrough", numbers))
 hot, codes = (t.fit_transform(data).astype(np.float32) for t in (hot, codes))
