@@ -22,7 +22,7 @@ from polyfuse.compare.plan import Method, methods_of, survivors
 from polyfuse.compare.standing import Comparison, standings, verdict
 from polyfuse.core import Encoded, Encoder, encoders, fusions, tasks
 from polyfuse.core.progress import Progress
-from polyfuse.data import Fold, Splitter, read, windows
+from polyfuse.data import Fold, Splitter, read, split, windows
 from polyfuse.evaluate.paired import corrected_t, holm, t_above, t_quantile
 from polyfuse.learners import TrainOptions, outputs, train
 
@@ -87,6 +87,16 @@ def test_every_row_is_tested_once_and_classes_are_spread():
     again, other = found.folds(4, 0)[0], found.folds(4, 1)[0]
     assert all((a.test == b.test).all() for a, b in zip(found.folds(4, 0)[0], again))
     assert any(a.test.tolist() != b.test.tolist() for a, b in zip(again, other))
+
+
+def test_of_a_large_table_no_more_rows_are_held_out_than_choosing_an_epoch_takes(monkeypatch):
+    found = splitter(labelled(200), y="category")
+    usual = found.folds(4, 0)[0]
+    monkeypatch.setattr(split, "_HELD", 10)
+    capped = found.folds(4, 0)[0]
+    assert all(len(f.held) >= 20 for f in usual) and all(1 <= len(f.held) <= 10 for f in capped)
+    for before, after in zip(usual, capped):
+        assert apart(after) and (before.test == after.test).all() and len(after.train) + len(after.held) == 150
 
 
 def test_rows_without_a_label_are_in_no_fold():

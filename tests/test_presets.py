@@ -450,25 +450,6 @@ def test_rows_that_share_a_cell_are_on_one_side_of_every_fold():
     assert bundle.card["metrics"]["label"]["accuracy"]["value"] < 0.7
 
 
-def test_of_a_large_table_no_more_rows_are_held_out_than_choosing_an_epoch_takes(monkeypatch):
-    from polyfuse.presets import folds
-
-    sizes = []
-
-    class Seen(folds.Splitter):
-        def folds(self, *given):
-            found, told = super().folds(*given)
-            sizes.append([len(fold.held) for fold in found])
-            return found, told
-
-    monkeypatch.setattr(folds, "Splitter", Seen)
-    fit(planted(200))
-    monkeypatch.setattr(folds, "_HELD", 10)
-    fit(planted(200))
-    usual, capped = sizes
-    assert min(usual) >= 20 and max(capped) <= 10
-
-
 def test_one_question_under_every_picture_joins_nothing():
     rows = planted(100)
     for i, row in enumerate(rows):

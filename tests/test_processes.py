@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import polyfuse as pf
@@ -14,7 +13,8 @@ import sys
 import polyfuse as pf
 rows = [{"a": i / 10, "text": f"word{i % 7}", "y": "ab"[i % 2]} for i in range(64)]
 still = {f"{part}.dropout": 0.0 for part in ("text", "table", "fusion", "y")}  # its draws depend on the batch's shape
-options = {"train.epochs": 2, "train.batch": 16, "train.drop": 0.0} | still
+# a small rate: where a gradient is little more than rounding, Adam's step is as large as elsewhere, but follows the rounding
+options = {"train.epochs": 2, "train.batch": 16, "train.drop": 0.0, "train.rate": 2e-4} | still
 pf.fit(rows, "y", out=sys.argv[1], size="s", device="cpu", columns={"text": "text"}, set=options, threads=1)
 """
 
@@ -28,11 +28,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
         assert done.returncode == 0, done.stderr
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert set(one) == set(two)
-    whole, halves = (torch.cat([weights[name].double().flatten() for name in one]) for weights in (one, two))
-    # Of all entries together: where a gradient is zero but for rounding, Adam steps by the sign of the rounding, so that
-    # a single entry may move as far as any other. Without the mean over processes the distance is .026.
-    assert (whole - halves).norm() < 1e-5 * whole.norm()
-    assert ((whole - halves).abs() > 1e-5).double().mean() < 1e-4
+    assert max((one[k].float() - two[k].float()).abs().max().item() for k in one) < 1e-5
     assert pf.Bundle.load(tmp_path / "two").predict({"a": 1.0})["y"]["value"] in ("a", "b")
 
 

@@ -32,9 +32,9 @@ class Stored(Encoder):
         super().__init__(codec, width)
         self.sizes = list(sizes)
         self.token, self.query = nn.Linear(sizes[0], width), nn.Linear(width, _QUERIES, bias=False)
-        beside = [min(size, _BESIDE) for size in sizes[1:]]
-        self.beside = nn.ModuleList(nn.Linear(size, small) for size, small in zip(sizes[1:], beside))
-        self.out = nn.Linear((_QUERIES + 1) * width + sum(beside), width)
+        smaller = [min(size, _BESIDE) for size in sizes[1:]]
+        self.beside = nn.ModuleList(nn.Linear(size, small) for size, small in zip(sizes[1:], smaller))
+        self.out = nn.Linear((_QUERIES + 1) * width + sum(smaller), width)
 
     def project(self, encoded: Encoded) -> Tensor:
         size, *others = self.sizes

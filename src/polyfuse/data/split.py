@@ -12,6 +12,7 @@ from .window import WindowIndex, time_keys
 _VALIDATION = {"val", "valid", "validation", "dev"}
 _TEST = ("test", "holdout")
 _SMALL = 200  # classes
+_HELD = 1000  # rows: more than an epoch is chosen by, and what is held out is missed where it is learned from
 
 
 @dataclass
@@ -100,7 +101,8 @@ class Splitter:
         return _by_target(rows, self.classes, share, rng)
 
     def folds(self, count: int, seed: int, share: float = 0.15) -> tuple[list[Fold], str]:
-        """`count` folds over the labelled rows; in each, `share` of the rows to learn from is held out for the choice of the epoch.
+        """`count` folds over the labelled rows; in each, `share` of the rows to learn from is held out for the choice of the epoch,
+        less of a large table.
 
         Groups stay whole. By time there are `count` blocks to test on, each learned from all that lies before it. A split
         column only says which rows are for the last test: these take no part.
@@ -112,6 +114,7 @@ class Splitter:
         rows, told = self.rows, "stratified at random"
         if self.role == "split":
             rows = rows[~np.isin(self.said[rows], _TEST)]
+        share = min(share, _HELD / max(len(rows), 1))
         if len(rows) < 2 * count:
             raise DataError(
                 self.name, f"has {len(rows)} labelled rows for {count} folds", expected="at least 2 rows in each", fix="fewer folds"

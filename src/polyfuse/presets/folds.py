@@ -7,8 +7,6 @@ from ..data import Fold, Prepared, Splitter, windows
 from ..ready import Ready
 from .plan import folds_for
 
-_HELD = 1000  # rows: enough to choose an epoch by; what is held out beyond is missed where it is learned from
-
 
 def folds_of(ready: Ready) -> tuple[list[Fold], np.ndarray | None, np.ndarray | None, str]:
     """Folds over the labelled rows; one, without a last fit on everything (second), where validation rows are given; which rows
@@ -38,7 +36,7 @@ def _cut(splitter: Splitter, most: int, seed: int) -> tuple[list[Fold], str]:
     """As many folds as the rows, groups or times allow, at most `most`; a share held out where they allow none."""
     for count in range(most, 1, -1):
         try:
-            return splitter.folds(count, seed, min(0.15, _HELD / len(splitter.rows)))
+            return splitter.folds(count, seed)
         except DataError:
             continue  # fewer rows, groups or times than these folds need
     split = splitter.hold_out(0.3, seed)

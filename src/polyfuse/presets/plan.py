@@ -154,7 +154,7 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
     if preset != "fast" and not probed.left_out:  # a network would encode with the checkpoint in every pass
         # where a checkpoint has done the most of it they are soon trained, and find more in all views than other learners do
         before = [step for step in plan.steps if step.quick or not probed.stored]
-        after = [step for step in plan.steps if step not in before]
+        after = [step for step in plan.steps if not step.quick and probed.stored]
         plan.steps = before + _networks(plan, ready, rows, probed) + after
     if not plan.steps:
         names = ", ".join(f"'{t.codec.column}' ({t.name})" for t in made)
