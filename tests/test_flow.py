@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 import polyfuse as pf
+from polyfuse.ready import processors
 
 QUICK = {"train.epochs": 4, "train.batch": 16}
 
@@ -93,6 +94,25 @@ def test_evaluate_and_embed(mixed):
     assert figure["low"] <= figure["value"] <= figure["high"]
     vectors = bundle.embed(table)
     assert vectors.shape == (60, 64) and np.isfinite(vectors).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to processors")
+def test_threads_are_no_more_than_the_processors_a_process_may_use():
+    code = """import os, torch
+torch.set_num_threads(8)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from polyfuse.ready import use_threads
+print(use_threads(None), torch.get_num_threads(), use_threads(3), torch.get_num_threads())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1", "3", "3"]
+
+
+@pytest.mark.parametrize("share, threads", [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("9900000 100000", 8), ("", 8)])
+def test_a_container_has_its_share_of_the_processors(tmp_path, monkeypatch, share, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    (tmp_path / "cpu.max").write_text(share)
+    assert processors(tmp_path / "cpu.max") == threads
+    assert processors(tmp_path / "none") == 8
 
 
 def test_regression_and_several_targets(mixed):

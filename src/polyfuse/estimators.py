@@ -6,7 +6,6 @@
 Importing this imports scikit-learn, which is slow; `import polyfuse` alone does not.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -189,7 +188,7 @@ class PolyfuseClassifier(ClassifierMixin, _Predictor):
             they go when `fit` ends, since cross-validation would fill a disk with them.
         random_state: an int for the same result every time.
         device: of networks, "cpu" or "cuda"; found by default.
-        threads: of torch.
+        threads: as `polyfuse.fit` has it.
         verbose: tell on standard error what is done.
 
     Attributes:
@@ -358,7 +357,7 @@ class PolyfuseTransformer(TransformerMixin, _Estimator):
                     settings=self.settings,
                     size=self.size,
                     seed=self._seed(),
-                    threads=self.threads or os.cpu_count() or 1,
+                    threads=self.threads,
                     device=self.device,
                 )
             return self

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from .bundle import Bundle, check_place
@@ -22,7 +21,7 @@ from .core.progress import Progress
 from .data import Store, Table, read
 from .learners import Interrupted, TrainOptions, train
 from .presets import BUDGETS, checked, start
-from .ready import Run, announce, find_schema, first_of, make_ready, new_bundle
+from .ready import Run, announce, find_schema, first_of, make_ready, new_bundle, use_threads
 from .recipe import parse_objectives, parse_settings, resolve
 from .tracking import tracker
 
@@ -93,6 +92,8 @@ def fit(
         weight: column with each row's weight in the loss.
         size: "s", "m" or "l": width 64, 128 or 256.
         time: budget of the whole call, seconds or "10m"; the recipe records the step it ended at and replays it.
+        threads: of torch, and how many cells are read or learners fitted at a time; by default one for each processor that this
+            process may use, be it by its affinity or as a container's share.
         seed: same seed, rows and options on one machine: the same weights.
         resume: go on where a killed run with the same options stopped.
         set: {"part.option": value} or ["part.option=value"].
@@ -118,8 +119,7 @@ def fit(
     progress = Progress(quiet or not first)
     if out is not None and first:
         check_place(Path(out), overwrite or resume)  # a killed fit under a preset may have left its best so far there
-    if threads:
-        torch.set_num_threads(threads)
+    workers = use_threads(threads)
     given = _recipe(recipe)
     with scratch_folder() as scratch, alone(out if first else None):
         table = read(rows, scratch=scratch)
@@ -158,7 +158,7 @@ def fit(
             table,
             progress,
             store or Store(),
-            threads or os.cpu_count() or 1,
+            workers,
             max_refused,
             allow_outside,
         )

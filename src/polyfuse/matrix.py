@@ -16,7 +16,7 @@ from .data.rows import assemble
 from .learners.design import Design
 from .presets import Course, Plan, features_for
 from .presets import Table as Features
-from .ready import Run, make_ready
+from .ready import Run, make_ready, use_threads
 from .recipe import parse_settings, resolve
 
 _CHUNK = 256  # rows that are described at a time
@@ -33,7 +33,7 @@ def describe(
     settings: dict[str, Any] | list[str] | None = None,
     size: str = "m",
     seed: int = 0,
-    threads: int = 1,
+    threads: int | None = None,
     device: str | None = None,
 ) -> tuple[Bundle, Design]:
     """Fit every column's untrained encoder.
@@ -53,7 +53,7 @@ def describe(
     for column in schema.having("input"):
         if column.modality == "category":
             recipe["codecs"][column.name].setdefault("most", _VALUES)
-    ready = make_ready(Run(schema, recipe, table, progress, store, threads, 0.1, False), whole=True)
+    ready = make_ready(Run(schema, recipe, table, progress, store, use_threads(threads), 0.1, False), whole=True)
     plan = Plan("features", np.inf, features_for(ready.data, recipe, sparse=False), {}, [], 0)
     features = Features(ready, [], ready.rows, [])
     course = Course(ready, plan, features, clock.monotonic(), seed, device, None)

@@ -1,6 +1,8 @@
 """From a table to something a learner can start from: split, codecs fitted, every cell prepared, the network made."""
 
 import ctypes
+import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +38,32 @@ from .data import (
 )
 from .model import members_of, views_of
 from .recipe import choose_tasks
+
+
+def use_threads(wanted: int | None) -> int:
+    """How many cells are read, and learners fitted, at a time; torch takes no more threads than that.
+
+    Args:
+        wanted: as many. By default one for each processor that this process may use: in a container or a queue's job these are
+            fewer than the machine has, and more threads than processors wait for one another.
+    """
+    threads = wanted or processors()
+    torch.set_num_threads(wanted or min(threads, torch.get_num_threads()))
+    return threads
+
+
+def processors(share: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many processors this process may use: those that it is bound to, and no more than its container's share of time.
+
+    Args:
+        share: where Linux tells the latter, as microseconds in every so many, or "max" (control groups, version 2).
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, every = share.read_text().split()
+    except (OSError, ValueError):
+        return bound  # another system, or no container
+    return bound if most == "max" else max(1, min(bound, math.ceil(int(most) / int(every))))
 
 
 @dataclass

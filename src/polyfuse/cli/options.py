@@ -27,7 +27,7 @@ Size = Annotated[str, typer.Option(help="s, m or l: width, and with it speed and
 Seed = Annotated[int, typer.Option(help="Same seed, same weights.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default the fastest there is.")]
-Threads = Annotated[int | None, typer.Option(help="Processor threads.", min=1)]
+Threads = Annotated[int | None, typer.Option(help="Processor threads; by default one for each processor that this process may use.", min=1)]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="part.option=value, e.g. photo.encoder=image-resnet. Repeatable.")]
 Objectives = Annotated[list[str] | None, typer.Option("--objective", help="NAME=WEIGHT: an auxiliary loss: contrastive=0.1. Repeatable.")]
 MaxRefused = Annotated[float, typer.Option(help="Largest share of a column's cells that may be unreadable.", min=0, max=1)]

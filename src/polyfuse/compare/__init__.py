@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..core import DataError, RecipeError, Schema
 from ..core import fusions as registered
 from ..core.progress import Progress
 from ..data import Fold, Splitter, Store, read, windows
 from ..fit import alone, fingerprint, scratch_folder, seconds
-from ..ready import Ready, Run, find_schema, first_of, make_ready
+from ..ready import Ready, Run, find_schema, first_of, make_ready, use_threads
 from ..recipe import parse_objectives, parse_settings, resolve
 from . import runs
 from .claim import claim
@@ -95,8 +94,7 @@ def compare(
     _check(seeds, folds, encoders)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("compare", "runs in one process", fix="start it without torchrun or accelerate launch")
-    if threads:
-        torch.set_num_threads(threads)
+    workers = use_threads(threads)
     with scratch_folder() as folder, alone(out):
         table = read(rows, scratch=folder)
         for note in table.notes:
@@ -109,7 +107,6 @@ def compare(
             recipe = resolve(
                 found, fusion=fusion, size=size, seed=0, settings=settings, task=task, main=main or first_of(target), objectives=beside
             )
-            workers = threads or os.cpu_count() or 1
             run = Run(Schema.from_json(recipe["schema"]), recipe, table, progress, Store(), workers, max_refused, allow_outside)
             return make_ready(run, whole=True)
 

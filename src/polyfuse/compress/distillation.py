@@ -1,7 +1,6 @@
 """distil: a bundle that is large or slow teaches a small one, on rows that need no label."""
 
 import copy
-import os
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..bundle import Bundle, check_place
 from ..core import Cells, Codec, DataError, RecipeError, Schema, did_you_mean, fusions
@@ -20,7 +18,7 @@ from ..evaluate import evaluate as score
 from ..fit import alone, scratch_folder, seconds
 from ..learners import outputs
 from ..model import members_of
-from ..ready import Ready, Run, make_ready
+from ..ready import Ready, Run, make_ready, use_threads
 from ..recipe import parse_settings, resolve
 from .lesson import Lesson, ask, carried
 from .measure import footprint, lines
@@ -106,8 +104,7 @@ def distil(
     started, budget_s, progress = clock.monotonic(), seconds(time), Progress(quiet)
     if out is not None:
         check_place(Path(out), overwrite)
-    if threads:
-        torch.set_num_threads(threads)
+    workers = use_threads(threads)
     teacher = teacher if isinstance(teacher, Bundle) else Bundle.load(teacher)
     kind, chosen = aim(teacher, to, views)
     about = {"to": to, "views": chosen, "temperature": _positive(temperature), "trust": _share(trust)}
@@ -120,7 +117,7 @@ def distil(
         recipe["distilled"] = about
         inputs = Schema.from_json(recipe["schema"])
         inputs = replace(inputs, columns=tuple(c for c in inputs.columns if c.role != "target"))
-        run = Run(inputs, recipe, table, progress, Store(), threads or os.cpu_count() or 1, max_refused, allow_outside)
+        run = Run(inputs, recipe, table, progress, Store(), workers, max_refused, allow_outside)
         course = enrol(teacher, run, val_table, given)
         if kind == "linear":
             student = linear(course.ready, course.lesson, teacher, trust, course.by_labels)

@@ -1,7 +1,6 @@
 """Fit codecs on the training rows, then bring every column of a table into the store."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ class Source:
     table: Table
     opener: Opener
     windows: WindowIndex | None = None
-    threads: int = os.cpu_count() or 1
+    threads: int = 1
 
     def __len__(self) -> int:
         return len(self.windows) if self.windows is not None else len(self.table)

@@ -5,8 +5,6 @@ import time as clock
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..bundle import check_place
 from ..compare.claim import claim
 from ..core import RecipeError, Schema
@@ -14,7 +12,7 @@ from ..core import learners as registered
 from ..core.progress import Progress
 from ..data import Store, read
 from ..fit import alone, fingerprint, fit, scratch_folder, seconds
-from ..ready import Run, find_schema, first_of
+from ..ready import Run, find_schema, first_of, use_threads
 from ..recipe import parse_objectives, parse_settings, resolve
 from .command import command
 from .hunt import Hunt
@@ -102,8 +100,7 @@ def search(
     progress = Progress(quiet)
     _check(fusion, learner, trials, folds)
     need_optuna()
-    if threads:
-        torch.set_num_threads(threads)
+    workers = use_threads(threads)
     if fit_to is not None:
         check_place(Path(fit_to), overwrite)
     with scratch_folder() as scratch, alone(out):
@@ -119,7 +116,6 @@ def search(
             return resolve(found, settings={part: options for part, options in given.items() if part != learner}, **fixed)
 
         def run_of(recipe: dict[str, Any]) -> Run:
-            workers = threads or os.cpu_count() or 1
             return Run(Schema.from_json(recipe["schema"]), recipe, table, progress, Store(), workers, max_refused, allow_outside)
 
         recipe = recipe_of(settings)
