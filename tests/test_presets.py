@@ -240,7 +240,7 @@ def test_an_interrupt_keeps_what_is_learned(monkeypatch):
 
     monkeypatch.setattr(course, "learn", second_time)
     bundle = fit(planted(90, seed=14))
-    assert [m["name"] for m in bundle.card["members"]] == ["linear on note", "linear on table", "product of the best"]
+    assert [m["name"] for m in bundle.card["members"]] == ["linear on note", "linear on table", "product of the views"]
     assert bundle.predict_rows(planted(2))[0]["answer"]["label"]["value"]
 
 
@@ -491,7 +491,7 @@ def test_views_that_err_apart_are_multiplied(tmp_path):
     rows = [{"one": hint(y), "two": hint(y), "three": hint(y), "label": f"class {y}"} for y in labels]
     bundle = fit(rows, columns=dict.fromkeys(("one", "two", "three"), "text") | {"label": "category"})
     names = {m["name"]: m for m in bundle.card["members"]}
-    assert names["product of the best"]["weight"] > 0 and names["product of the best"]["score"] > names["linear on one"]["score"]
+    assert names["product of the views"]["weight"] > 0 and names["product of the views"]["score"] > names["linear on one"]["score"]
     again = pf.Bundle.load(bundle.save(tmp_path / "b"))
     for row in (rows[0], {"one": rows[0]["one"]}, {}):
         assert again.predict_rows([row])[0]["answer"] == bundle.predict_rows([row])[0]["answer"]
@@ -553,7 +553,7 @@ def test_of_several_targets_all_are_stacked_or_the_member_is_none(only_the_stack
     rows = [dict(r, size=r["x"] * 3 + 1, tags=["a"] if r["x"] > 0.5 else []) for r in planted(150, seed=25)]
     bundle = fit(rows, ["label", "size", "tags"], columns=COLUMNS | {"size": "number", "tags": "labels"})
     *_, last = bundle.recipe["ensemble"]["members"]
-    assert last["name"] == "stacked on all" and "product of the best" not in last["stack"]  # which says nothing of the size
+    assert last["name"] == "stacked on all" and "product of the views" not in last["stack"]  # which says nothing of the size
     answer = bundle.predict_rows([{"x": 1.0, "z": 0.0, "note": "blue cold sea"}])[0]["answer"]
     assert answer["size"]["value"] == pytest.approx(4.0, abs=0.7) and answer["tags"]["value"] == ["a"]
 

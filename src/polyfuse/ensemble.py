@@ -147,8 +147,9 @@ class Deep(nn.Module):
         return {t: task.averaged(torch.stack(outs, 1), even) for t, (task, *outs) in enumerate(zip(self.models[0].tasks, *said))}
 
 
-class Product(nn.Module):
-    """What several members say, each of its own view, as evidence that adds up: for views that err apart given the answer.
+class Product(Fitted):
+    """What the views say, each by the weighed mean of its own members, as evidence that adds up: for views that err apart given
+    the answer.
 
     Where each view is noise on the same truth this is the best there is, and it costs no fit; a learner on all features has to
     find it out, with as many weights as there are features.
@@ -156,12 +157,26 @@ class Product(nn.Module):
     that of the priors.
 
     Args:
-        of: which members, by their number.
+        of: which members, by their number, each of one view.
+        views: of each of these.
+        targets: how many; it speaks of those that have weights.
     """
 
-    def __init__(self, of: Sequence[int], views: Sequence[str]):
+    weights: Tensor
+
+    def __init__(self, of: Sequence[int], views: Sequence[str], targets: int):
         super().__init__()
         self.of, self.views = list(of), list(views)
+        self.register_buffer("weights", torch.ones(targets, len(of)))
+
+    def told(self, said: Sequence[dict[int, Tensor]], speaks: Tensor, made: Sequence[Task]) -> tuple[dict[int, Tensor], Tensor]:
+        """said: of each of these members {target's number: honest out}, speaks [B, M] -> {target's number: out}, speaks [B]."""
+        found = {}
+        for t, (task, weights) in enumerate(zip(made, self.weights)):
+            if mine := weights.nonzero()[:, 0].tolist():
+                outs = torch.stack([said[i][t] for i in mine], 1)
+                found[t] = multiplied(task, outs, speaks[:, mine], [self.views[i] for i in mine], weights[mine])
+        return found, speaks.any(1)
 
 
 class Stacked(Shallow):
@@ -215,7 +230,8 @@ class Ensemble(Fitted):
             if "learner" in member:
                 members.append(shallow(member, self.tasks, layouts))
             elif "product" in member:
-                members.append(Product([self.names.index(n) for n in member["product"]], member["views"]))
+                of = [self.names.index(n) for n in member["product"]]
+                members.append(Product(of, [about["members"][i]["views"][0] for i in of], len(self.targets)))
             elif "stack" in member:
                 members.append(stacked(member, self.tasks, [self.names.index(n) for n in member["stack"]]))
             else:
@@ -258,21 +274,13 @@ class Ensemble(Fitted):
             if isinstance(member, Deep):
                 mine, at = seen.tokens[at : at + len(member.models)], at + len(member.models)
                 found.append((member(mine), torch.stack([seen.present[v] for v in member.views], 1).any(1)))
-            elif isinstance(member, Product):
-                found.append(self._product([(i, *found[i]) for i in member.of]))
-            elif isinstance(member, Stacked):
+            elif isinstance(member, Product | Stacked):
                 honest = [{t: out.float() / self.temper[t, i] for t, out in found[i][0].items()} for i in member.of]
-                found.append(member.told(honest, torch.stack([found[i][1] for i in member.of], 1), seen))
+                speaks = torch.stack([found[i][1] for i in member.of], 1)
+                found.append(member.told(honest, speaks, self.tasks) if isinstance(member, Product) else member.told(honest, speaks, seen))
             else:
                 found.append(member(seen))
         return found
-
-    def _product(self, said: list[tuple[int, dict[int, Tensor], Tensor]]) -> tuple[dict[int, Tensor], Tensor]:
-        speaks = torch.stack([s for _, _, s in said], 1)
-        shared = [t for t in said[0][1] if can_multiply(self.tasks[t])]
-        return {
-            t: product(self.tasks[t], torch.stack([o[t].float() / self.temper[t, i] for i, o, _ in said], 1), speaks) for t in shared
-        }, speaks.any(1)
 
     def answers(self, seen: Seen) -> dict[str, Tensor]:
         """{target: out [B, ...]}. A row that no member may speak of gets the answer that looks at no input."""
@@ -329,6 +337,20 @@ def product(task: Task, outs: Tensor, speaks: Tensor) -> Tensor:
     prior = task.out_of(task.share).to(outs)  # type: ignore[operator, arg-type]
     count = speaks.sum(1, keepdim=True)
     return (evidence * speaks.unsqueeze(-1)).sum(1) - (count - 1) * prior
+
+
+def multiplied(task: Task, outs: Tensor, speaks: Tensor, views: Sequence[str], weights: Tensor) -> Tensor:
+    """The members of each view joined, then the views' answers as evidence that adds up.
+
+    Shapes:
+        outs [B, M, C], speaks [B, M], views: of each member, weights [M] -> out [B, C]
+    """
+    each, there = [], []
+    for view in dict.fromkeys(views):
+        mine = [m for m, v in enumerate(views) if v == view]
+        each.append(joined(task, outs[:, mine], speaks[:, mine], weights[mine], weights[mine]))
+        there.append(speaks[:, mine].any(1))
+    return product(task, torch.stack(each, 1), torch.stack(there, 1))
 
 
 def shallow(member: dict[str, Any], made: Sequence[Task], layouts: dict[str, list[Layout]]) -> Shallow:

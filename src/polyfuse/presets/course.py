@@ -16,7 +16,7 @@ from ..card import about_data, versions
 from ..core import Cells, RecipeError, TableCodec, Task, encoders, learners, tasks
 from ..core.progress import Progress
 from ..data import Joined
-from ..ensemble import Ensemble, can_multiply, chosen, layout_of, met, product
+from ..ensemble import Ensemble, Product, can_multiply, chosen, layout_of, met
 from ..evaluate import evaluate, leaks
 from ..learners.features import described
 from ..learners.threads import one_blas_thread, one_torch_thread
@@ -24,7 +24,7 @@ from ..ready import Ready, Run
 from .crossfit import Fitted, Table, learn, network, stack
 from .folds import folds_of
 from .plan import Plan, Step, make_plan
-from .selection import Said, judged, tempered, told
+from .selection import Said, judged, select, tempered, told
 
 _JUDGING = 0.05  # of the budget: kept for weighing the members and building the bundle
 
@@ -107,9 +107,8 @@ class Course:
             try:
                 for step in self.plan.steps:
                     bar.about(step.name)
-                    if step.deep:
-                        self._multiply()
                     if self.save and step.deep and judged < len(self.members):  # it may take long: what is there by now is worth keeping
+                        self._multiply()
                         self.save(self.bundle())
                         judged = len(self.members)
                     if self.members and not step.needed and self.left() < _JUDGING * self.plan.budget_s + self._wanted(step):
@@ -124,7 +123,7 @@ class Course:
                 if not self.members:
                     raise RecipeError("fit", "was interrupted before anything had been learned", fix="run it again") from None
                 say("interrupted: keeping what is learned so far", "yellow")
-        self._multiply()
+                self._multiply()
 
     def _wanted(self, step: Step) -> float:
         """Seconds that a step will take, as the steps so far took against what was expected; a network makes do with half of them."""
@@ -164,26 +163,34 @@ class Course:
         self.run.progress.say(f"  {step.name:<32} {main.metric} {score:<8.4g} {how}")
 
     def _multiply(self) -> None:
-        """What the best learner on each view alone says, as evidence that adds up: a member that needs no fit."""
-        best: dict[str, Member] = {}
-        for m in (self.members[i] for i in sorted(range(len(self.members)), key=self._rank)):
-            if "learner" in m.step.member and len(m.step.member["views"]) == 1:
-                best[m.step.member["views"][0]] = m  # the last, which is the best, stays
-        alike = [best[v] for v in self.plan.features if v in best]
-        shared = [t for t, task in enumerate(self.table.tasks) if can_multiply(task) and all(t in m.fitted.outs for m in alike)]
-        done = any("product" in m.step.member for m in self.members)
-        if done or len(alike) < 2 or len(alike) < len(self.plan.features) or not shared:
+        """What the views say, each by a selection of its own members, as evidence that adds up: a member that needs no fit.
+
+        Made anew when there are more of these. It speaks of a target that each view has a member for.
+        """
+        every = [m.step.member for m in self.members]
+        alone = {i: m["views"][0] for i, m in enumerate(every) if len(m["views"]) == 1 and "stack" not in m}
+        views = list(dict.fromkeys(alone.values()))
+        if len(views) < 2 or not self.plan.features.keys() <= set(views):
             return
-        present, every = self.ready.data.present(self.table.rows), list(self.ready.data.views)
-        speaks = _speaks(alike, present, every)
-        outs = {t: product(self.table.tasks[t], torch.stack([m.fitted.outs[t] / m.temper[t] for m in alike], 1), speaks) for t in shared}
-        covered = np.logical_and.reduce([m.fitted.covered for m in alike])
-        member = {
-            "name": "product of the best",
-            "views": [m.step.member["views"][0] for m in alike],
-            "product": [m.step.name for m in alike],
-        }
-        self._add(Step(member, 0.0), Fitted(outs, covered, {}))
+        speaks = _speaks(self.members, self.ready.data.present(self.table.rows), list(self.ready.data.views))
+        weights = torch.zeros(len(self.targets), len(self.members))
+        for t, task in enumerate(self.table.tasks):
+            each = [[i for i, v in alone.items() if v == view and t in self.members[i].fitted.outs] for view in views]
+            if can_multiply(task) and all(each):
+                for mine in each:
+                    weights[t, mine] = select(self._said(t, mine, speaks), range(len(mine)), self.seed)
+        of = [i for i in alone if weights[:, i].any()]
+        names = [every[i]["name"] for i in of]
+        if not of or any(m.get("product") == names for m in every):
+            return
+        said = [{t: out / self.members[i].temper[t] for t, out in self.members[i].fitted.outs.items()} for i in of]
+        made = Product(of, [alone[i] for i in of], len(self.targets))
+        made.weights.copy_(weights[:, of])
+        outs, _ = made.told(said, speaks[:, of], self.table.tasks)
+        covered = np.logical_and.reduce([self.members[i].fitted.covered for i in of])
+        member = {"name": "product of the views", "views": views, "product": names}
+        self.members = [m for m in self.members if "product" not in m.step.member]
+        self._add(Step(member, 0.0), Fitted(outs, covered, made.state_dict()))
 
     def _stack(self) -> None:
         """What the members say, learned from in its turn: those on the best view alone, then all.

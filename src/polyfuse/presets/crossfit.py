@@ -28,7 +28,7 @@ from ..learners.threads import together
 from ..model import Model
 from ..ready import Ready, new_bundle
 
-FORMAT = 3  # of a stored step
+FORMAT = 4  # of a stored step
 _CHUNK = 4096  # rows whose features are gathered at a time
 _ROOM = 256 << 20  # bytes that the matrices of fits side by side may have
 _SEEN = 10  # rows a pattern of present views must have for a learner to speak of it
@@ -292,10 +292,11 @@ def network(
 
 
 def training(recipe: dict[str, Any], rows: int, stored: bool) -> TrainOptions:
-    """How long a network trains: a third of the passes where a checkpoint has done the most of it."""
+    """How long a network trains: half of the passes that one has which has to do all alone, for beside others it serves most where
+    it errs as they do not; a third where a checkpoint has done the most of it."""
     options = TrainOptions(**recipe["train"])
     usual = options.for_rows(rows)
-    return replace(usual, epochs=max(4, usual.epochs // 3)) if stored and not options.epochs else usual
+    return usual if options.epochs else replace(usual, epochs=max(4, usual.epochs // (3 if stored else 2)))
 
 
 def _network(

@@ -197,27 +197,28 @@ def _members(preset: str, columnar: dict[str, bool], sparse: list[str], rows: in
 def _networks(plan: Plan, ready: Ready, rows: np.ndarray, probed: "_Probed") -> list[Step]:
     """Networks, where some view is more than a row of numbers: end to end, but for what a checkpoint has made of a view.
 
-    A view that a checkpoint has encoded has one of its own too, which is soon trained: else it would be the network that pays
-    where fusing seems to. Those whose cells have most tokens come first: of few tokens the mean says nearly as much.
+    Each such view has one of its own too: else it would be the network that pays where fusing seems to. Those of a checkpoint, which
+    are soon trained, come first, by the tokens of a cell: of few tokens the mean says nearly as much.
     """
     data, recipe, stored = ready.data, ready.run.recipe, probed.stored
-    if all(c.tabular or c.plain for c in data.codecs.values()):
+    deep = [view for view, codec in data.codecs.items() if not (codec.tabular or codec.plain)]
+    if not deep:
         return []
     own = recipe["fusion"]
     wanted = [own["name"]] if plan.preset == "good" else [own["name"], "multiply", "transformer"]
     names = list(dict.fromkeys(f for f in wanted if f in fusions and fusions.get(f).level == "representation"))
     told = [(f"network ({name})", list(data.views), own if name == own["name"] else {"name": name}) for name in names]
     if len(data.views) > 1:
-        longest = sorted(stored, key=lambda view: -probed.tokens[view])
+        longest = sorted(deep, key=lambda view: -probed.tokens.get(view, 0))
         told += [(f"network on {view}", [view], {"name": "concat"}) for view in longest]
-    epochs = training(recipe, len(rows), bool(stored)).epochs
     models = plan.folds if plan.preset == "best" or stored else min(plan.folds, 2)
-    passes = epochs * models * (1 - 1 / plan.folds if plan.folds > 1 else 1)  # over all rows; each learns from those of the other folds
+    share = models * (1 - 1 / plan.folds if plan.folds > 1 else 1)  # of all rows in a pass: each learns from those of the other folds
     made = []
     for name, views, fusion in told:
         mine = {v: sizes for v, sizes in stored.items() if v in views}
         member = {"name": name, "views": views, "models": models, "stored": mine, "fusion": fusion}
-        made.append(Step(member, min(passes * _epoch(ready, rows, member, probed.tokens), 0.6 * plan.budget_s)))
+        seconds = share * training(recipe, len(rows), bool(mine)).epochs * _epoch(ready, rows, member, probed.tokens)
+        made.append(Step(member, min(seconds, 0.6 * plan.budget_s / len(told))))
     return made
 
 
