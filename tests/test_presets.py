@@ -14,9 +14,9 @@ import torch
 import polyfuse as pf
 from polyfuse.core import Cells, codecs, tasks
 from polyfuse.data import Store
-from polyfuse.ensemble import joined, product
+from polyfuse.ensemble import joined, multiplied, product
 from polyfuse.learners.threads import together
-from polyfuse.presets.selection import Said, held_out, judge, select
+from polyfuse.presets.selection import Said, held_out, judge, select, told
 
 WORDS = {0: "red warm sun fire", 1: "blue cold sea ice", 2: "green calm wood moss"}
 
@@ -458,6 +458,12 @@ def test_one_question_under_every_picture_joins_nothing():
     assert "share a cell" not in bundle.card["data"]["split"]
 
 
+def test_a_figure_of_rows_that_are_all_alike_is_not_made_up():
+    """Of three rows, those that all members answered unseen may have one class: it has no area under the curve."""
+    found = {"metric": "roc_auc", "views": {"a": {"value": float("nan")}}, "single": "a", "signal": False, "answers": "a", "naive": None}
+    assert told("y", found) == ["'y': nothing here is shown to predict it: roc_auc nan, looking at nothing cannot be told"]
+
+
 # -- evidence that adds up --------------------------------------------------------------------------------------------
 
 
@@ -477,6 +483,18 @@ def test_a_product_is_the_posterior_of_views_that_err_apart():
                 expected = [e * float(p[c]) / float(task.share[c]) for c, e in enumerate(expected)]
         expected = [e / sum(expected) for e in expected]
         assert found[row].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_view_of_several_members_is_their_weighed_mean_before_it_is_multiplied():
+    generator = torch.Generator().manual_seed(4)
+    task = said(torch.zeros(2, 1, 3), torch.tensor([0, 1]), [("a",)], classes=3).task
+    outs, weights = torch.randn(4, 3, 3, generator=generator), torch.tensor([0.25, 1.0, 0.75])
+    speaks = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    found = multiplied(task, outs, speaks, ["a", "b", "a"], weights).softmax(-1)
+    p = outs.softmax(-1)
+    mean = (0.25 * p[:, 0] + 0.75 * p[:, 2]).log()
+    expected = product(task, torch.stack([mean, outs[:, 1]], 1), speaks[:, :2]).softmax(-1)
+    torch.testing.assert_close(found, expected)
 
 
 def test_views_that_err_apart_are_multiplied(tmp_path):
@@ -593,6 +611,7 @@ def test_good_has_networks_and_more_learners(tmp_path):
     plan = fit(planted(80), preset="good", dry_run=True)
     names = [step.name for step in plan.steps]
     assert "network (concat)" in names and "svm on all" in names and "fused on all (concat)" in names
+    assert "network on note" in names and "network on table" not in names
     assert plan.seconds <= 1.5 * plan.budget_s
 
 

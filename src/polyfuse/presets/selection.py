@@ -256,7 +256,8 @@ def told(target: str, found: dict[str, Any]) -> list[str]:
 
     metric, single, views = found["metric"], found["single"], found["views"]
     if not found["signal"]:
-        best = f"{metric} {figure(views[single])}, looking at nothing gives {found['naive']:.4g}"
+        nothing = "cannot be told" if found["naive"] is None else f"gives {found['naive']:.4g}"  # of so few rows that all are alike
+        best = f"{metric} {figure(views[single])}, looking at nothing {nothing}"
         idle = "; every answer is the one that looks at nothing" if found["answers"] == "nothing" else ""
         return [f"'{target}': nothing here is shown to predict it: {best}{idle}"]
     if len(views) == 1:
