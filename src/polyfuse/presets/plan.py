@@ -152,10 +152,12 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
         label += f" ({', '.join(str(v) for v in options.values())})" if options else ""
         _add(plan, Step({"name": label, "learner": name, "views": views, "options": options}, seconds))
     if preset != "fast" and not probed.left_out:  # a network would encode with the checkpoint in every pass
+        networks = _networks(plan, ready, rows, probed)
         # where a checkpoint has done the most of it they are soon trained, and find more in all views than other learners do
+        soon = [step for step in networks if step.member["stored"]]
         before = [step for step in plan.steps if step.quick or not probed.stored]
         after = [step for step in plan.steps if not step.quick and probed.stored]
-        plan.steps = before + _networks(plan, ready, rows, probed) + after
+        plan.steps = before + soon + after + [step for step in networks if not step.member["stored"]]
     if not plan.steps:
         names = ", ".join(f"'{t.codec.column}' ({t.name})" for t in made)
         raise RecipeError(f"preset '{preset}'", f"has no learner that takes the target {names}", fix="--preset good, or name a --fusion")
