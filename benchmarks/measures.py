@@ -15,10 +15,16 @@ class Answers:
     Args:
         said: [L, C] probabilities of the classes, or [L] values.
         truth: [L] the class's number, -1 for one that training never saw, or the value.
+        decided: [L] the number of the class that is answered; the most probable one unless told.
     """
 
     said: np.ndarray
     truth: np.ndarray
+    decided: np.ndarray | None = None
+
+    @property
+    def classes(self) -> np.ndarray:
+        return self.said.argmax(1) if self.decided is None else self.decided
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Measure:
 
 
 def _f1(a: Answers) -> of.Figure:
-    counted = of.tallies(a.truth, a.said.argmax(1), 2)
+    counted = of.tallies(a.truth, a.classes, 2)
     return lambda counts: of.f1(*(tally[:, 1] for tally in counted(counts)))
 
 
@@ -56,7 +62,7 @@ def _nasa(a: Answers) -> of.Figure:
 
 
 MEASURES = {
-    "accuracy": Measure(lambda a: of.mean(a.said.argmax(1) == a.truth)),
+    "accuracy": Measure(lambda a: of.mean(a.classes == a.truth)),
     "F1": Measure(_f1),
     "PR-AUC": Measure(lambda a: of.pr_auc(a.said[:, 1], a.truth == 1)),
     "AUROC": Measure(_auroc),

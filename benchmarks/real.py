@@ -107,7 +107,7 @@ def fit(name: str, preset: str, seed: int, train: pf.Table, test: pf.Table, quic
         schema=pf.Schema(case.columns, case.window),
         preset=preset,
         seed=seed,
-        set=pretrained(case, preset),
+        set=case.settings | pretrained(case, preset),
         time=TIME if quick else None,
     )
     seconds = time.monotonic() - start
@@ -146,14 +146,17 @@ def keep(path: Path, made: Fit) -> None:
     ours, single, *about = made
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.npz")  # whole or not at all
-    np.savez(part, ours=ours.said, single=single.said, truth=ours.truth, about=json.dumps(about))
+    found = {"ours": ours.said, "single": single.said, "truth": ours.truth, "about": json.dumps(about)}
+    decided = {f"{name}_decided": side.decided for name, side in (("ours", ours), ("single", single)) if side.decided is not None}
+    np.savez(part, **found, **decided)
     part.replace(path)
 
 
 def kept(path: Path) -> Fit:
     with np.load(path) as found:
         verdict, seconds = json.loads(str(found["about"]))
-        return Answers(found["ours"], found["truth"]), Answers(found["single"], found["truth"]), verdict, seconds
+        ours, single = (Answers(found[name], found["truth"], found.get(f"{name}_decided")) for name in ("ours", "single"))
+        return ours, single, verdict, seconds
 
 
 def under_preset(report: Report, name: str, preset: str, given: argparse.Namespace) -> tuple[float, float]:

@@ -283,6 +283,46 @@ def test_decode_gives_value_and_probabilities():
     assert answer["value"] == "cat" and answer["probability"] == pytest.approx({"cat": 0.9, "dog": 0.1})
 
 
+def _rare(rows: int) -> tuple[torch.Tensor, Cells]:
+    """Honest logits of a class that one row in ten has, and their truth."""
+    g = torch.Generator().manual_seed(0)
+    p = torch.from_numpy(np.random.default_rng(0).beta(1, 9, rows)).float()
+    y = (torch.rand(rows, generator=g) < p).long()
+    return torch.stack([1 - p, p], 1).log(), classes((y + 1).tolist())
+
+
+def test_a_threshold_for_f1_answers_a_rare_class_and_leaves_probabilities_as_they_are():
+    (plain, found), (out, truth) = [tasks.build("binary", Category(["no", "yes"]), D, threshold=t) for t in (0.5, "f1")], _rare(4000)
+    for task in (plain, found):
+        task.calibrate(out, truth)
+    before, after = plain.scores(out, truth), found.scores(out, truth)
+    probability = plain.probability(plain.tempered(out))[:, 1].numpy()
+    cuts = [task_at(cut, plain).scores(out, truth)["f1"] for cut in np.linspace(0.02, 0.6, 59)]
+    assert before["f1"] < 0.1 and after["f1"] == pytest.approx(max(cuts), abs=0.01)
+    assert {k: v for k, v in after.items() if k in ("roc_auc", "log_loss", "brier")} == pytest.approx(
+        {k: before[k] for k in ("roc_auc", "log_loss", "brier")}
+    )
+    said = [answer["value"] for answer in found.decode(out)]
+    assert said == ["yes" if p > found.threshold.item() else "no" for p in probability.tolist()]
+    again = tasks.build("binary", Category(["no", "yes"]), D, threshold="f1")
+    again.load_state_dict(found.state_dict())
+    assert [answer["value"] for answer in again.decode(out)] == said
+    assert "threshold" not in plain.state_dict()  # given, not found: bundles of before have none
+
+
+def task_at(cut: float, like: Task) -> Task:
+    task = tasks.build("binary", Category(["no", "yes"]), D, threshold=float(cut))
+    task.load_state_dict(like.state_dict())
+    return task
+
+
+@pytest.mark.parametrize("index", [[1, 1, 1], [2, 2, 2], [0, 0, 0], []])
+def test_a_threshold_for_f1_of_rows_that_are_all_alike_is_one_half(index):
+    task = tasks.build("binary", Category(["no", "yes"]), D, threshold="f1")
+    task.calibrate(torch.randn(len(index), 2), classes(index))
+    assert task.threshold.item() == 0.5
+
+
 def test_temperature_makes_an_overconfident_model_honest():
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(3000, 4, generator=g) * 1.5
@@ -344,6 +384,9 @@ def test_wrong_options_are_told():
         tasks.build("multiclass", Category("ab"), D, balance="inverted")
     with pytest.raises(RecipeError, match="smoothing 1.5"):
         tasks.build("multiclass", Category("ab"), D, smoothing=1.5)
+    for wrong in ("f2", 0.0, 1.0, math.nan):
+        with pytest.raises(RecipeError, match="threshold .*a number between 0 and 1, or f1"):
+            tasks.build("binary", Category("ab"), D, threshold=wrong)
     with pytest.raises(RecipeError, match="unknown loss 'l2'"):
         tasks.build("regression", Number(), D, loss="l2")
     with pytest.raises(RecipeError, match="delta 0"):

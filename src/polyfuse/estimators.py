@@ -232,9 +232,11 @@ class PolyfuseClassifier(ClassifierMixin, _Predictor):
         return found
 
     def predict(self, X: Any) -> np.ndarray:
-        """[rows] the most probable class of each."""
-        best = self.predict_proba(X).argmax(1)
-        return self.classes_[best]
+        """[rows] the class that is answered to each: the most probable one, unless `settings` have a threshold."""
+        task, out = self._out(X)
+        numbers = np.array([int(v) for v in task.values])
+        best = task.decided(task.probability(task.tempered(out.double())).numpy())
+        return self.classes_[numbers[best]]
 
 
 class PolyfuseRegressor(RegressorMixin, _Predictor):

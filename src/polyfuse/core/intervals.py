@@ -140,6 +140,24 @@ def f1(right: np.ndarray, answered: np.ndarray, true: np.ndarray) -> np.ndarray:
     return 2 * right / np.maximum(answered + true, 1e-300)
 
 
+def threshold_for_f1(p: np.ndarray, positive: np.ndarray, draws: int = 50) -> float:
+    """The probability above which to answer "positive": the median of what is best on bootstrap samples, for one sample's is chance.
+
+    One half where the rows are all of one class.
+    """
+    if positive.all() or not positive.any():
+        return 0.5
+    order, rng, found = np.argsort(-p, kind="stable"), np.random.default_rng(0), []
+    p, positive = p[order], positive[order]
+    following = np.append(p[1:], 0.0)
+    for _ in range(draws):
+        counts = np.bincount(rng.integers(len(p), size=len(p)), minlength=len(p))
+        right, answered = np.cumsum(counts * positive), np.cumsum(counts)
+        best = np.where(p > following, f1(right, answered, right[-1]), -1.0).argmax()
+        found.append((p[best] + following[best]) / 2)
+    return float(np.median(found))
+
+
 def mcc(right: np.ndarray, answered: np.ndarray, true: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Matthews correlation of any number of classes (Gorodkin 2004): tallies [K, C], total [K] -> [K].
 

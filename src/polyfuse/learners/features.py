@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import __version__
 from ..core import Cells, Codec, DataError, Encoded, Encoder, Layout, beside, pool, written
@@ -285,9 +286,9 @@ def averaged(stored: Any) -> Any:
         return stored
     means = np.empty((len(lengths), flat.shape[1]), np.float32)
     for at in range(0, len(lengths), _CHUNK):
-        own = offsets[at : at + _CHUNK + 1]
-        means[at : at + _CHUNK] = np.add.reduceat(flat[own[0] : own[-1]].astype(np.float32, copy=False), own[:-1] - own[0], axis=0)
-    means /= lengths[:, None]
+        own = torch.from_numpy(offsets[at : at + _CHUNK + 1])
+        tokens = torch.from_numpy(flat[own[0] : own[-1]].astype(np.float32))
+        means[at : at + _CHUNK] = F.embedding_bag(torch.arange(len(tokens)), tokens, own[:-1] - own[0], mode="mean").numpy()
     return Features(stored.index, {"features": means}, np.arange(len(means) + 1), key=stored.key)
 
 

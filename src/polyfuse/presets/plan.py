@@ -153,11 +153,11 @@ def make_plan(preset: str, budget_s: float, ready: Ready, rows: np.ndarray, made
         _add(plan, Step({"name": label, "learner": name, "views": views, "options": options}, seconds))
     if preset != "fast" and not probed.left_out:  # a network would encode with the checkpoint in every pass
         networks = _networks(plan, ready, rows, probed)
-        # where a checkpoint has done the most of it they are soon trained, and find more in all views than other learners do
-        soon = [step for step in networks if step.member["stored"]]
+        # where a checkpoint has done the most of it, one on a view is soon trained, and finds more there than other learners do
+        soon = [step for step in networks if step.member["stored"] and len(step.member["views"]) == 1]
         before = [step for step in plan.steps if step.quick or not probed.stored]
         after = [step for step in plan.steps if not step.quick and probed.stored]
-        plan.steps = before + soon + after + [step for step in networks if not step.member["stored"]]
+        plan.steps = before + soon + after + [step for step in networks if step not in soon]
     if not plan.steps:
         names = ", ".join(f"'{t.codec.column}' ({t.name})" for t in made)
         raise RecipeError(f"preset '{preset}'", f"has no learner that takes the target {names}", fix="--preset good, or name a --fusion")
@@ -199,8 +199,9 @@ def _members(preset: str, columnar: dict[str, bool], sparse: list[str], rows: in
 def _networks(plan: Plan, ready: Ready, rows: np.ndarray, probed: "_Probed") -> list[Step]:
     """Networks, where some view is more than a row of numbers: end to end, but for what a checkpoint has made of a view.
 
-    Each such view has one of its own too: else it would be the network that pays where fusing seems to. Those of a checkpoint, which
-    are soon trained, come first, by the tokens of a cell: of few tokens the mean says nearly as much.
+    Each such view has one of its own: else it would be the network that pays where fusing seems to. These come first, by the
+    tokens that a checkpoint made of a cell (of few the mean says nearly as much): the product of the views gains more by them than
+    an ensemble does by one that fuses.
     """
     data, recipe, stored = ready.data, ready.run.recipe, probed.stored
     deep = [view for view, codec in data.codecs.items() if not (codec.tabular or codec.plain)]
@@ -209,10 +210,9 @@ def _networks(plan: Plan, ready: Ready, rows: np.ndarray, probed: "_Probed") -> 
     own = recipe["fusion"]
     wanted = [own["name"]] if plan.preset == "good" else [own["name"], "multiply", "transformer"]
     names = list(dict.fromkeys(f for f in wanted if f in fusions and fusions.get(f).level == "representation"))
-    told = [(f"network ({name})", list(data.views), own if name == own["name"] else {"name": name}) for name in names]
-    if len(data.views) > 1:
-        longest = sorted(deep, key=lambda view: -probed.tokens.get(view, 0))
-        told += [(f"network on {view}", [view], {"name": "concat"}) for view in longest]
+    longest = sorted(deep, key=lambda view: -probed.tokens.get(view, 0))
+    told = [(f"network on {view}", [view], {"name": "concat"}) for view in longest if len(data.views) > 1]
+    told += [(f"network ({name})", list(data.views), own if name == own["name"] else {"name": name}) for name in names]
     models = plan.folds if plan.preset == "best" or stored else min(plan.folds, 2)
     share = models * (1 - 1 / plan.folds if plan.folds > 1 else 1)  # of all rows in a pass: each learns from those of the other folds
     made = []

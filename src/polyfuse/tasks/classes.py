@@ -198,12 +198,16 @@ class Multiclass(_Classes):
 
     def decode(self, out: Tensor) -> list[dict[str, Any]]:
         p = self._honest(out)
-        return [{"value": self.values[best], "probability": dict(zip(self.values, row))} for best, row in zip(p.argmax(1), p.tolist())]
+        return [{"value": self.values[at], "probability": dict(zip(self.values, row))} for at, row in zip(self.decided(p), p.tolist())]
+
+    def decided(self, p: np.ndarray) -> np.ndarray:
+        """The number of the class that is answered [B], from honest probabilities [B, C]."""
+        return p.argmax(1)
 
     def _known(self, out: Tensor, truth: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probabilities [L, C], answers [L] and truths [L] (-1: never seen) of the labelled rows."""
         p = self._honest(out[truth.rows])
-        return p, p.argmax(1), truth.x["index"][:, 0].cpu().numpy() - 1
+        return p, self.decided(p), truth.x["index"][:, 0].cpu().numpy() - 1
 
     def figures(self, out: Tensor, truth: Cells) -> dict[str, of.Figure]:
         p, answer, y = self._known(out, truth)
@@ -251,24 +255,46 @@ class Binary(Multiclass):
     A softmax over two logits, so that loss, temperature and report are those of `multiclass`. Checkpoints are chosen
     by the area under the ROC curve: it needs no threshold and does not rise when a rare class is never answered.
 
-    Source: as `multiclass`; areas after Hanley and McNeil 1982 (ROC) and average precision (PR).
+    Where the positive class is rare, the most probable answer is nearly always the other one. A lower `threshold` answers it
+    more often and leaves the probabilities as they are; "f1" finds the one that the F1 of the positive class is best at, on the rows
+    that the temperature is fitted on.
+
+    Source: as `multiclass`; areas after Hanley and McNeil 1982 (ROC) and average precision (PR); a threshold for F1 after
+    Lipton et al. 2014, "Optimal Thresholding of Classifiers to Maximize F1 Measure".
 
     Args:
         balance: "none", "sqrt" or "inverse": loss weights for rare classes; they raise F1 and hurt calibration.
         smoothing: share of the target that is spread evenly over the classes.
         dropout: before the linear head.
+        threshold: the positive class is answered where its probability is above this; or "f1".
     Shapes:
         row [B, D] -> out [B, 2] logits; truth "index" [L, 1], class + 1, 0 for a label never seen in training
     Raises:
         DataError: other than two classes in the training rows.
+        RecipeError: a threshold that is neither "f1" nor a probability.
     Cost:
         2 * D parameters.
     """
 
     metric = "roc_auc"
+    threshold: Tensor
 
-    def __init__(self, codec: Codec, width: int, *, balance: str = "none", smoothing: float = 0.0, dropout: float = 0.1):
+    def __init__(
+        self,
+        codec: Codec,
+        width: int,
+        *,
+        balance: str = "none",
+        smoothing: float = 0.0,
+        dropout: float = 0.1,
+        threshold: float | str = 0.5,
+    ):
         super().__init__(codec, width, balance=balance, smoothing=smoothing, dropout=dropout)
+        self.for_f1 = threshold == "f1"
+        if not self.for_f1 and (isinstance(threshold, str) or not 0.0 < threshold < 1.0):
+            raise RecipeError(f"task '{self.name}'", f"has threshold {threshold!r}", expected="a number between 0 and 1, or f1")
+        # found, it is kept with the weights; given, it is in the recipe
+        self.register_buffer("threshold", torch.tensor(0.5 if self.for_f1 else threshold), persistent=self.for_f1)
         if len(self.values) != 2:
             raise DataError(
                 f"target '{codec.column}'",
@@ -280,6 +306,15 @@ class Binary(Multiclass):
     @classmethod
     def claims(cls, codec: Codec) -> float:
         return 1.0 if codec.name == "category" and len(codec.values) == 2 else 0.0  # type: ignore[attr-defined]
+
+    def decided(self, p: np.ndarray) -> np.ndarray:
+        return (p[:, 1] > self.threshold.item()).astype(np.int64)
+
+    def calibrate(self, out: Tensor, truth: Cells) -> None:
+        super().calibrate(out, truth)
+        if self.for_f1 and len(truth.rows):
+            p, _, y = self._known(out, truth)
+            self.threshold.fill_(of.threshold_for_f1(p[y >= 0, 1], y[y >= 0] == 1))
 
     def figures(self, out: Tensor, truth: Cells) -> dict[str, of.Figure]:
         p, answer, y = self._known(out, truth)
