@@ -440,7 +440,7 @@ def test_the_networks_of_a_preset_learn_from_the_stored_tokens_of_one_checkpoint
     bundle = pf.fit(path, "label", ignore=["degrees"], out=tmp_path / "b", size="s", preset="good", set=settings, time=60)
     alone, *ends, network = [m for m in bundle.recipe["ensemble"]["members"] if "fusion" in m]
     assert len(network["views"]) > 1 and alone["name"] == "network on note" and alone["views"] == ["note"]
-    assert [m.views for m in bundle.model.members if hasattr(m, "models")][0] == ["note"]
+    assert [m.views for m in bundle.model.members if hasattr(m, "models")] == [["note"], *(m["views"] for m in ends), network["views"]]
     assert not any(m["stored"] for m in ends)
     names = [m["name"] for m in bundle.card["members"]]  # after the quick learners, before those on all features; others last
     assert names.index("linear-sparse on note") < names.index(alone["name"]) < names.index("linear on all")
