@@ -194,7 +194,7 @@ def test_layers_are_the_middle_ones_beside_the_last(folders):
     x = codec.collate(values)
     every = one.network(input_ids=x["ids"].long(), attention_mask=x["mask"].long(), output_hidden_states=True).hidden_states
     last, beside = one.features(x), three.features(x)
-    assert len(every) == 1 + 3 and beside.x.shape[2] == 2 * last.x.shape[2]
+    assert len(every) == 1 + 3 and beside.x.shape[2] == 2 * last.x.shape[2] and (one.alike, three.alike) == (1, 2)
     torch.testing.assert_close(beside.x[x["mask"]], torch.cat([every[2], every[3]], -1)[x["mask"]])
 
 
@@ -463,7 +463,7 @@ def test_a_network_tells_stored_tokens_and_the_vectors_beside_them_apart(sizes):
     mask = torch.arange(5) < torch.tensor([[5], [2], [1]])
 
     def said(tokens, mask, vectors):
-        x = beside(tokens, mask, vectors)
+        x = beside(tokens, mask, vectors, 6)
         return layer.project(Encoded(x["features"], x["mask"]))
 
     out = said(tokens, mask, vectors)
@@ -474,6 +474,8 @@ def test_a_network_tells_stored_tokens_and_the_vectors_beside_them_apart(sizes):
     alone = said(tokens[1:2], mask[1:2], [v[1:2] for v in vectors])
     torch.testing.assert_close(alone, out[1:2])
     assert not torch.allclose(said(tokens.flip(2), mask, vectors), out, atol=1e-3)
+    layers = torch.randn(3, 5, 18, generator=rng)
+    torch.testing.assert_close(said(layers, mask, vectors), said(layers.view(3, 5, 3, 6).sum(2), mask, vectors))
     for i in range(len(vectors)):  # each is heard
         others = [v.flip(1) if i == j else v for j, v in enumerate(vectors)]
         assert not torch.allclose(said(tokens, mask, others), out, atol=1e-3)

@@ -10,7 +10,7 @@ import polyfuse as pf
 from polyfuse.core import Cells, Draws, RecipeError, codecs
 from polyfuse.data import Dataset, orders
 from polyfuse.data.store import Prepared, PreparedTable
-from polyfuse.learners import TrainOptions, train
+from polyfuse.learners import TrainOptions, net, train
 from polyfuse.learners.net import _schedule, outputs
 from polyfuse.model import Model, views_of
 
@@ -46,6 +46,19 @@ def planted(n=200, seed=0, missing=0.2):
 def go(data, model, **options):
     settings = {"epochs": 6, "batch": 16} | options.pop("train", {})
     return train(model, data, np.arange(160), np.arange(160, 200), TrainOptions(**settings), device="cpu", **options)
+
+
+def test_the_last_weights_are_kept_where_that_is_asked_for(monkeypatch):
+    found = {}
+    for keep, better in (("best", -1), ("best", 1), ("last", -1)):
+        scores = iter(range(0, 99 * better, better))
+        monkeypatch.setattr(net, "validate", lambda *a, scores=scores: {"score": next(scores), "held_loss": 1.0})
+        data, model = planted()
+        done = go(data, model, train={"keep": keep})
+        found[keep, better] = done.best_epoch, model.state_dict()
+    assert [epoch for epoch, _ in found.values()] == [0, 5, 5]
+    first, last, asked = (weights for _, weights in found.values())
+    assert all(v.equal(last[k]) for k, v in asked.items()) and not all(v.equal(first[k]) for k, v in asked.items())
 
 
 def test_it_learns_and_keeps_the_best_epoch():

@@ -16,6 +16,7 @@ from polyfuse.core import Cells, codecs, tasks
 from polyfuse.data import Store
 from polyfuse.ensemble import joined, multiplied, product
 from polyfuse.learners.threads import together
+from polyfuse.presets import course
 from polyfuse.presets.selection import Said, held_out, judge, select, told
 
 WORDS = {0: "red warm sun fire", 1: "blue cold sea ice", 2: "green calm wood moss"}
@@ -228,7 +229,7 @@ def test_an_error_in_one_of_several_fits_is_the_error_of_all():
 
 
 def test_an_interrupt_keeps_what_is_learned(monkeypatch):
-    from polyfuse.presets import course, crossfit
+    from polyfuse.presets import crossfit
 
     calls = []
 
@@ -250,7 +251,7 @@ def test_a_budget_that_is_too_small_still_answers(tmp_path):
 
 
 def test_steps_that_take_longer_than_expected_are_started_only_where_there_is_time_for_them(monkeypatch):
-    from polyfuse.presets import course, crossfit
+    from polyfuse.presets import crossfit
 
     def slowly(*arguments):
         found = crossfit.learn(*arguments)
@@ -330,6 +331,26 @@ def test_a_view_that_is_missing_everywhere_and_rows_with_nothing():
     bundle = fit(rows, columns=COLUMNS | {"extra": "text"})
     assert bundle.predict_rows([{"extra": "now there is one"}])[0]["answer"]["label"]["value"]
     assert bundle.card["verdict"]["label"]["signal"]
+
+
+def test_what_a_member_says_of_rows_it_may_not_speak_of_counts_nowhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("POLYFUSE_CACHE", str(tmp_path))
+    rows, learn, found = planted(200, missing=0.3), course.learn, []
+
+    def shouted(member, table, seed, store):
+        fitted = learn(member, table, seed, store)
+        if member["views"] == ["note"]:
+            absent = torch.from_numpy(~table.data.views["note"].present[table.rows])
+            for out in fitted.outs.values():
+                out[absent] = torch.tensor([-9.0, 9.0, 0.0])
+        return fitted
+
+    for how in (learn, shouted):
+        monkeypatch.setattr(course, "learn", how)
+        found.append(fit(rows))
+    quiet, loud = ([{**m, "seconds": 0} for m in bundle.card["members"]] for bundle in found)
+    assert quiet and quiet == loud
+    assert torch.equal(found[0].model.temper, found[1].model.temper)
 
 
 def test_row_weights_count():

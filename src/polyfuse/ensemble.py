@@ -87,14 +87,14 @@ class Describer(nn.Module):
             there[cells.rows] = torch.cat([t for _, t in found], 1)
         return x, there
 
-    def tokens(self, cells: Cells, made: list[Encoded]) -> Cells:
-        """What the view's checkpoint and the encoders beside it give, in the place of the cells, for networks: see `Stored`."""
+    def tokens(self, cells: Cells, made: list[Encoded], size: int) -> Cells:
+        """What the view's checkpoint and the encoders beside it give, in the place of the cells, for networks: see `beside`."""
         if not made:
             return cells
         parts: list[tuple[Any, Encoded]] = [p for p, own in zip(zip(self.encoders, made), self.layouts) if not own.sparse]
         (first,) = [encoded for encoder, encoded in parts if encoder.config_state() is not None]
         others = [pool(encoded.x, encoded.mask) for encoder, encoded in parts if encoder.config_state() is None]
-        return Cells(beside(first.x, first.mask, others), cells.rows, cells.size)
+        return Cells(beside(first.x, first.mask, others, size), cells.rows, cells.size)
 
 
 class Shallow(Fitted):
@@ -126,13 +126,14 @@ class Deep(nn.Module):
     """One network, trained on several folds: the mean of what they say. It speaks where any of its views is there.
 
     Args:
-        stored: the views that it takes from a describer's checkpoint, which it shares with all other members.
+        stored: the views that it takes from a describer's checkpoint, which it shares with all other members, with the sizes of
+            `Stored`.
     """
 
-    def __init__(self, models: Sequence[Model], stored: Sequence[str]):
+    def __init__(self, models: Sequence[Model], stored: dict[str, list[int]]):
         super().__init__()
         self.models: Any = nn.ModuleList(models)
-        self.views, self.stored = models[0].views, list(stored)
+        self.views, self.stored = models[0].views, stored
 
     def tokens(self, batch: Batch) -> list[Tokens]:
         return [named(model, model.encode(batch)) for model in self.models]
@@ -237,7 +238,7 @@ class Ensemble(Fitted):
             else:
                 mine, stored = {v: views[v] for v in member["views"]}, member.get("stored", {})
                 own = {**parts, **{v: {"stored": sizes} for v, sizes in stored.items()}}
-                members.append(Deep([Model(mine, targets, width, member["fusion"], own) for _ in range(member["models"])], list(stored)))
+                members.append(Deep([Model(mine, targets, width, member["fusion"], own) for _ in range(member["models"])], stored))
         self.members: Any = nn.ModuleList(members)
         shape = len(self.targets), len(members)
         self.register_buffer("weights", torch.full(shape, 1.0 / max(len(members), 1)))  # of what the members say together
@@ -263,7 +264,7 @@ class Ensemble(Fitted):
         tokens = []
         for m in self.members:
             if isinstance(m, Deep):
-                stored = {v: d.tokens(cells, made[v]) for v, d, cells in described if v in m.stored}
+                stored = {v: d.tokens(cells, made[v], m.stored[v][0]) for v, d, cells in described if v in m.stored}
                 tokens += m.tokens(replace(batch, cells={**batch.cells, **stored}))
         return Seen(features, sparse, tokens, {v: batch.cells[v].present() for v in self.views})
 

@@ -172,6 +172,7 @@ class Encoder(nn.Module):
         sparse: features are (column, value) pairs of a long vector that is mostly zero, [P, N, 2], a token for each that is not.
             Learners that are `sparse` get that vector.
         columnar: each feature has a meaning of its own, as a table's columns have: trees, which look at one at a time, do well.
+        alike: how many parts of one size its features have side by side: layers of a checkpoint, which say the same in other words.
         deep: whether `features` is to give earlier layers too; the model sets it where the fusion asks for them.
         depth_widths: their widths F_i, shallow to deep; () where there are none.
 
@@ -188,6 +189,7 @@ class Encoder(nn.Module):
     most_tokens: int = 1
     layout: Layout | None = None
     columnar: bool = False
+    alike: int = 1
     sparse: bool = False
     deep: bool = False
     depth_widths: tuple[int, ...] = ()

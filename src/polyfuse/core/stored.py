@@ -53,16 +53,24 @@ class Stored(Encoder):
         return F.dropout(x, _DROPOUT, self.training)
 
 
-def beside(tokens: Tensor, mask: Tensor, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
+def beside(tokens: Tensor, mask: Tensor, vectors: Sequence[Tensor], size: int) -> dict[str, Tensor]:
     """What `Stored` projects: the vectors stand in front, one after the other, in M tokens of their own.
 
+    Of several layers of a checkpoint a network gets the sum: side by side they say little more, and there it learns by heart.
+    Source: Peters et al. 2018, "Deep Contextualized Word Representations", equation 1, with even weights; `Stored` standardises.
+
+    Args:
+        size: F_1, of one of the layers that lie side by side in a token.
     Shapes:
-        tokens [P, N, F_1], mask [P, N], vectors [P, F_i] -> {"features" [P, M + N, F_1] float32, "mask" [P, M + N]}
+        tokens [P, N, L * F_1], mask [P, N], vectors [P, F_i] -> {"features" [P, M + N, F_1] float32, "mask" [P, M + N]}
     """
-    cells, count, size = tokens.shape
+    cells, count, _ = tokens.shape
     front = _front(size, [v.shape[1] for v in vectors])
     x = torch.empty(cells, front + count, size, device=tokens.device)  # large: what is kept in half precision is widened into its place
-    x[:, front:] = tokens
+    first, *layers = tokens.split(size, 2)
+    x[:, front:] = first
+    for layer in layers:
+        x[:, front:] += layer
     if front:
         flat = torch.cat(list(vectors), 1)
         x[:, :front] = F.pad(flat, (0, front * size - flat.shape[1])).view(cells, front, size)

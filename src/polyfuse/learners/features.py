@@ -49,9 +49,11 @@ class Beside:
 
     Args:
         parts: of the same cells: the tokens, then the vectors, one a cell.
+        size: of a token, of one layer.
     """
 
     parts: Sequence[Features | Joined]
+    size: int
 
     @property
     def key(self) -> str:
@@ -63,7 +65,8 @@ class Beside:
 
     def cells(self, rows: np.ndarray) -> Cells:
         first, *others = [part.cells(rows) for part in self.parts]
-        return Cells(beside(first.x["features"], first.x["mask"], [o.x["features"][:, 0] for o in others]), first.rows, first.size)
+        vectors = [o.x["features"][:, 0] for o in others]
+        return Cells(beside(first.x["features"], first.x["mask"], vectors, self.size), first.rows, first.size)
 
 
 class _AsStored(Codec):

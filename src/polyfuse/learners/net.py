@@ -90,7 +90,7 @@ def train(
     """Train `model` in place; it ends with the best weights, calibrated on the held-out rows.
 
     Args:
-        data: the prepared table; `rows` train, `held` choose the best epoch.
+        data: the prepared table; `rows` train, `held` choose the best epoch and calibrate.
         budget_s: seconds the training may take; the steps are planned from the first ones' time.
         replay: the `plan` of an earlier run under a budget, followed to the step.
         absent: patterns of absence to train for, each the names of the views that are hidden together.
@@ -147,7 +147,7 @@ def train(
     if loop.best:
         model.load_state_dict(loop.best)
     model.to("cpu").eval()
-    done.best_epoch = run.best_epoch
+    done.best_epoch = run.best_epoch if options.keep == "best" else run.history[-1]["epoch"]
     done.plan = {"steps": run.steps, "changed_at": run.changed_at, "stopped_at": run.step}
     _calibrate(model, data, held)
     return done
@@ -284,8 +284,10 @@ class _Loop:
                 score = -math.inf
             loss = entry.get("held_loss", entry["loss"])
             # a figure such as an accuracy of 1 repeats from epoch to epoch: the loss still tells which of them knows more
-            if score > run.best or (score == run.best and loss < run.best_loss) or not self.best:
+            better = score > run.best or (score == run.best and loss < run.best_loss) or not self.best
+            if better:
                 run.best, run.best_loss, run.best_epoch = score, loss, epoch
+            if better or self.options.keep == "last":
                 self.best = {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()}
         run.history.append(entry)
         return entry

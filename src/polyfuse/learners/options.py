@@ -7,7 +7,7 @@ from ..core import RecipeError, did_you_mean
 from .balance import TARGETS
 from .modality import BALANCES
 
-_CHOICES = {"precision": ("no", "bf16", "fp16"), "balance": BALANCES, "targets": TARGETS}
+_CHOICES = {"precision": ("no", "bf16", "fp16"), "keep": ("best", "last"), "balance": BALANCES, "targets": TARGETS}
 _SHARES = ("warmup", "drop", "absent_share", "average")
 _LEAST = {"accumulate": 1}
 
@@ -35,6 +35,8 @@ class TrainOptions:
             much they generalize. Both cost some speed; worth it where `info` says that a view is starved.
         balance_alpha: how strongly "ogm" holds a view back.
         average: decay of the moving average of the weights that is evaluated and kept (Polyak and Juditsky 1992); 0 = none.
+        keep: weights of the "best" epoch by the main target's metric on the validation rows, or of the "last": of few such rows the
+            best is chance, and where the rate has fallen to zero the last is as good.
         checkpoint_s: seconds between checkpoints; 0 = after every step.
         targets: how the losses of several targets are balanced: "uncertainty", "gradnorm" or "none" (see `TargetBalance`).
     """
@@ -53,6 +55,7 @@ class TrainOptions:
     balance: str = "none"
     balance_alpha: float = 0.3
     average: float = 0.99
+    keep: str = "best"
     checkpoint_s: float = 30.0
     targets: str = "uncertainty"
 

@@ -16,7 +16,7 @@ from ..card import about_data, versions
 from ..core import Cells, RecipeError, TableCodec, Task, encoders, learners, tasks
 from ..core.progress import Progress
 from ..data import Joined
-from ..ensemble import Ensemble, Product, can_multiply, chosen, layout_of, met
+from ..ensemble import Ensemble, Product, can_multiply, chosen, joined, layout_of, met
 from ..evaluate import evaluate, leaks
 from ..learners.features import described
 from ..learners.threads import one_blas_thread, one_torch_thread
@@ -96,8 +96,7 @@ class Course:
                     layouts.append(layout_of(encoder, encoder.columns if encoder.sparse else _width(found)))
                 self.encoders[view] = made
                 self.widths[view] = [len(own.owner) + (own.flags if e.layout else 0) for own, e in zip(layouts, made)]
-                checkpoint = next((i for i, e in enumerate(made) if e.config_state() is not None), None)
-                self.table.add(view, stored, layouts, checkpoint)
+                self.table.add(view, made, stored, layouts)
 
     @one_blas_thread()
     def learn(self) -> None:
@@ -147,20 +146,23 @@ class Course:
         self._add(step, fitted)
 
     def _add(self, step: Step, fitted: Fitted) -> None:
-        """A member joins: how honest it is, what it is worth, and what is made of it and others."""
-        tempers, score = [], float("nan")
+        """A member joins: how honest it is where it speaks, and what it is worth alone, with the constant answer elsewhere."""
+        member = Member(step, fitted, [], float("nan"))
+        speaks = _speaks([member], self.ready.data.present(self.table.rows), list(self.ready.data.views))
         for t, task in enumerate(self.table.tasks):
             if t not in fitted.outs:
-                tempers.append(1.0)
+                member.temper.append(1.0)
                 continue
-            out, truth = self._judged(t, fitted.covered, fitted.outs[t])
-            tempers.append(tempered(task, out, truth) if len(truth.rows) else 1.0)
-            if t == self.main and len(truth.rows):
-                score = task.scores(out / tempers[-1], truth).get(task.metric, float("nan"))
-        self.members.append(Member(step, fitted, tempers, score))
+            out, truth = self._judged(t, fitted.covered & speaks[:, 0].numpy(), fitted.outs[t])
+            member.temper.append(tempered(task, out, truth) if len(truth.rows) else 1.0)
+            if t == self.main:
+                honest = (fitted.outs[t] / member.temper[t]).unsqueeze(1)
+                out, truth = self._judged(t, fitted.covered, joined(task, honest, speaks, torch.ones(1), torch.ones(1)))
+                member.score = task.scores(out, truth).get(task.metric, float("nan")) if len(truth.rows) else member.score
+        self.members.append(member)
         main = self.table.tasks[self.main]
         how = "stored" if fitted.stored else f"{fitted.seconds:.1f} s"
-        self.run.progress.say(f"  {step.name:<32} {main.metric} {score:<8.4g} {how}")
+        self.run.progress.say(f"  {step.name:<32} {main.metric} {member.score:<8.4g} {how}")
 
     def _multiply(self) -> None:
         """What the views say, each by a selection of its own members, as evidence that adds up: a member that needs no fit.

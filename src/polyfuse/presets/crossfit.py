@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import __version__
-from ..core import Layout, RecipeError, Task, fusions, learners, written
+from ..core import Encoder, Layout, RecipeError, Task, fusions, learners, written
 from ..core.progress import Progress
 from ..data import Dataset, Features, Fold, Joined, Store
 from ..ensemble import chosen, shallow, stacked, voices
@@ -62,13 +62,13 @@ class Table:
     def data(self) -> Dataset:
         return self.ready.data
 
-    def add(self, view: str, features: list[Features | Joined], layouts: list[Layout], checkpoint: int | None) -> None:
-        """The features of a view, one of each of its encoders, and which of these came from a checkpoint."""
+    def add(self, view: str, made: Sequence[Encoder], features: list[Features | Joined], layouts: list[Layout]) -> None:
+        """The features of a view and their layout, one of each of its encoders."""
         self.features[view] = [f if own.sparse else averaged(f) for f, own in zip(features, layouts)]
         self.layouts[view] = layouts
-        if checkpoint is not None:
-            others = [f for i, (f, own) in enumerate(zip(self.features[view], layouts)) if i != checkpoint and not own.sparse]
-            self.tokens[view] = Beside([features[checkpoint], *others])
+        for at in [i for i, encoder in enumerate(made) if encoder.config_state() is not None]:  # one, of a checkpoint, or none
+            others = [f for i, (f, own) in enumerate(zip(self.features[view], layouts)) if i != at and not own.sparse]
+            self.tokens[view] = Beside([features[at], *others], len(layouts[at].owner) // made[at].alike)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -293,9 +293,9 @@ def network(
 
 def training(recipe: dict[str, Any], rows: int, stored: bool) -> TrainOptions:
     """How long a network trains: half of the passes that one has which has to do all alone, for beside others it serves most where
-    it errs as they do not; a third where a checkpoint has done the most of it."""
+    it errs as they do not; a third where a checkpoint has done the most of it, and then to the end."""
     options = TrainOptions(**recipe["train"])
-    usual = options.for_rows(rows)
+    usual = replace(options.for_rows(rows), keep="last" if stored else options.keep)
     return usual if options.epochs else replace(usual, epochs=max(4, usual.epochs // (3 if stored else 2)))
 
 

@@ -242,7 +242,7 @@ def _epoch(ready: Ready, rows: np.ndarray, member: dict[str, Any], most: dict[st
         for view, (size, *others) in member["stored"].items():
             own = batch.cells[view]
             tokens, vectors = torch.zeros(len(own.rows), most[view], size), [torch.zeros(len(own.rows), n) for n in others]
-            batch.cells[view] = Cells(beside(tokens, tokens[:, :, 0] == 0, vectors), own.rows, own.size)
+            batch.cells[view] = Cells(beside(tokens, tokens[:, :, 0] == 0, vectors, size), own.rows, own.size)
         outs, losses = model(batch)
         model.loss(outs, losses, batch, {}).backward()
         took = clock.monotonic() - start
@@ -308,7 +308,7 @@ def _probe(ready: Ready, features: dict[str, list[dict[str, Any]]], most_s: floa
             if encoder.sparse:
                 found.sparse.append(view)
                 continue
-            sizes[encoder.config_state() is None].append(encoded.x.shape[2])
+            sizes[encoder.config_state() is None].append(encoded.x.shape[2] // encoder.alike)
             if encoder.config_state() is not None:
                 found.tokens[view] = encoded.x.shape[1]
             found.widths[view] += encoded.x.shape[2]

@@ -45,7 +45,7 @@ class HubEncoder(Encoder):
     ):
         super().__init__(codec, width)
         self.tune = _tune(self.name, tune)
-        self.codec, self.layers = codec, layers
+        self.codec, self.layers = codec, 1
         folder = None if config else find(checkpoint, download)
         self.config: dict[str, Any] = config or self.describe(folder)
         made = make_config(self.config["model"], self.part)
@@ -58,7 +58,11 @@ class HubEncoder(Encoder):
         self.frozen = self.tune == "none"
         self.most_tokens = tokens
         self._choose(lora_rank)
-        self.hidden_size: int = self.hidden(codec.collate([codec.filler()]))[0].shape[-1]
+        filler = codec.collate([codec.filler()])
+        one = self.hidden(filler)[0].shape[-1]
+        self.layers = layers
+        self.hidden_size: int = self.hidden(filler)[0].shape[-1]
+        self.alike = self.hidden_size // one
         self.out = nn.Sequential(nn.LayerNorm(self.hidden_size), nn.Linear(self.hidden_size, width))
         self.train(self.training)
 
