@@ -62,7 +62,13 @@ def planted(rows, features, classes, noise=0.7, seed=0):
 # -- the matrix -----------------------------------------------------------------------------------------------------
 
 MIXED = Inputs(
-    ("a", "b"), np.array([0, 0, 0, 1, 1]), np.array([0, 0, 5, 100, 0]), np.array([0, 1, 1, 2, 3]), np.array([0, 0, 1, 1]), np.zeros(5, bool)
+    ("a", "b"),
+    np.array([0, 0, 0, 1, 1]),
+    np.array([0, 0, 5, 100, 0]),
+    np.array([0, 1, 1, 2, 3]),
+    np.array([0, 0, 1, 1]),
+    np.zeros(5, bool),
+    np.zeros(5, int),
 )
 
 
@@ -97,7 +103,7 @@ def test_matrix_of_numbers_categories_and_flags():
 
 def test_a_row_does_not_find_its_own_target_in_its_statistic():
     """Where every row has a value of its own, the other rows tell nothing of it: the statistic must be constant."""
-    inputs = Inputs(("a",), np.zeros(1, np.int64), np.array([500]), np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, bool))
+    inputs = Inputs.of({"a": Layout((500,), (0,), 1)})
     x, there, y = np.arange(300)[:, None].astype(np.float32), np.ones((300, 1), bool), np.arange(300) % 2
     z = Design(inputs).fit_transform(x, there, y)
     assert np.ptp(z) < 1e-9
@@ -108,7 +114,7 @@ def test_statistics_are_means_of_the_other_rows():
     value = rng.integers(0, 40, 2000)
     effect = rng.normal(size=40)
     y = (effect[value] + 0.5 * rng.normal(size=2000))[:, None]
-    inputs = Inputs(("a",), np.zeros(1, np.int64), np.array([60]), np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, bool))
+    inputs = Inputs.of({"a": Layout((60,), (0,), 1)})
     design = Design(inputs, standardise=False)
     x, there = value[:, None].astype(np.float32), np.ones((2000, 1), bool)
     z = design.fit_transform(x, there, y)
@@ -362,6 +368,34 @@ def test_sparse_weights_are_those_of_scikit_learn():
     ours = _Descent("labels", z, (y == 1)[:, None], np.ones(500), None)(1e-3, np.zeros((64, 1)), 1e-10)
     theirs = LogisticRegression(C=1 / (1e-3 * 500), tol=1e-8, max_iter=5000).fit(x, y)
     np.testing.assert_allclose(ours[:-1, 0], theirs.coef_[0], atol=5e-3)
+
+    ease = np.random.default_rng(3).uniform(0.2, 2.0, (63, 1))
+    ours = _Descent("labels", z, (y == 1)[:, None], np.ones(500), None, lambda *_: ease)(1e-3, np.zeros((64, 1)), 1e-10)
+    theirs = LogisticRegression(C=1 / (1e-3 * 500), tol=1e-8, max_iter=5000).fit(x * ease.T, y)
+    np.testing.assert_allclose(ours[:-1, 0], theirs.coef_[0] * ease[:, 0], atol=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
+def test_a_word_that_one_view_taught_is_known_in_another(kind):
+    rng = np.random.default_rng(0)
+    words, rows = 12, 600
+    text = (rng.random((rows, words)) < 0.2).astype(np.float32)
+    title = (rng.random((rows, words)) < 0.2).astype(np.float32)
+    title[:, 0] = 0  # the first word is never in a title of these rows
+    score = (text + title) @ np.concatenate([[3.0], rng.normal(size=words - 1)])
+    y = {"classes": (score > 1).astype(int), "labels": (score > 1)[:, None], "numbers": score[:, None]}[kind]
+    asked = np.zeros((2, 2 * words), np.float32)
+    asked[1, words] = 1.0
+    told = {}
+    for alike in (True, False):
+        terms = [tuple(range(1, words + 1)), tuple(range(1, words + 1) if alike else range(101, words + 101))]
+        inputs = Inputs.of({v: Layout((0,) * words, (0,) * words, 1, True, own) for v, own in zip(("text", "title"), terms)})
+        learner = learners.build("linear-sparse", task_for(kind, 2 if kind == "classes" else 1), inputs)
+        learner.fit(sp.csr_matrix(np.concatenate([text, title], 1)), np.ones((rows, 2), bool), y)
+        without, with_it = answer(learner, asked, np.ones((2, 2), bool))[:, -1]
+        told[alike] = with_it - without
+    assert told[True] > 0.1
+    assert abs(told[False]) < 0.01
 
 
 # -- svm ------------------------------------------------------------------------------------------------------------

@@ -267,3 +267,17 @@ def test_a_cell_without_a_known_term_is_there_and_empty():
     encoder.fit([collated(codec, REVIEWS)])
     found = encoder.features(collated(codec, ["zzzz qqqq", "blue shoes"]))
     assert found.mask[0].sum() == 1 and not found.x[0].any() and found.mask[1].sum() > 1
+
+
+def test_a_word_has_one_number_in_every_column_and_a_piece_never_that_of_a_word():
+    made = []
+    for cells in (REVIEWS, ["the blue sky", "a box"]):
+        _, codec = fitted(cells)
+        encoder = TextTerms(codec, 8, pieces=True).eval()
+        encoder.fit([collated(codec, cells)])
+        assert len(set(encoder.terms)) == len(encoder.terms) == encoder.columns and 0 not in encoder.terms
+        made.append(encoder)
+    reviews, others = made
+    words = [set(e.terms[: len(e.words)]) for e in made]
+    assert len(words[0] & words[1]) == 5  # the, blue, "the blue", a, box
+    assert not words[0] & set(reviews.terms[len(reviews.words) :]) and not words[1] & set(others.terms[len(others.words) :])

@@ -391,7 +391,7 @@ def voices(task: Task, outs: Sequence[Tensor]) -> Tensor:
 
 def layout_of(encoder: Encoder, width: int) -> Layout:
     """What the vector of an encoder is; where it does not say, `width` numbers that are there with the view."""
-    return encoder.layout or Layout((0,) * width, (0,) * width, 1, encoder.sparse)
+    return encoder.layout or Layout((0,) * width, (0,) * width, 1, encoder.sparse, encoder.terms)
 
 
 def chosen(layouts: Sequence[Layout], sparse: bool) -> list[int]:
@@ -403,12 +403,14 @@ def chosen(layouts: Sequence[Layout], sparse: bool) -> list[int]:
 def side_by_side(layouts: Sequence[Layout]) -> Layout:
     """Several encoders of one view as one; all of them are sparse, or none."""
     owner: list[int] = []
+    terms: list[int] = []
     flags = 0
     for layout in layouts:
         owner += [flags + o for o in layout.owner]
         flags += layout.flags
+        terms += layout.terms or [0] * len(layout.owner)
     sparse = any(layout.sparse for layout in layouts)
-    return Layout(tuple(c for layout in layouts for c in layout.cardinality), tuple(owner), flags, sparse)
+    return Layout(tuple(c for layout in layouts for c in layout.cardinality), tuple(owner), flags, sparse, tuple(terms))
 
 
 def named(model: Model, tokens: Tokens) -> Tokens:

@@ -147,12 +147,14 @@ class Layout:
         owner: [F] which flag says whether the feature is there.
         flags: G, how many flags; they are the last G of the F + G numbers an encoder gives.
         sparse: whether the features are mostly zero, and there only for learners that ask for such.
+        terms: [F] what each of these counts, as a number that is the same in every view; empty = not known.
     """
 
     cardinality: tuple[int, ...]
     owner: tuple[int, ...]
     flags: int
     sparse: bool = False
+    terms: tuple[int, ...] = ()
 
 
 class Encoder(nn.Module):
@@ -202,6 +204,11 @@ class Encoder(nn.Module):
     def columns(self) -> int:
         """Of a sparse encoder that is fitted: the length of the vector."""
         return 0
+
+    @property
+    def terms(self) -> tuple[int, ...]:
+        """Of one that counts: what each column counts, as a number that means the same in every view, never 0; else nothing."""
+        return ()
 
     @classmethod
     def codec_options(cls, **options: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Inputs:
         owner: [F] which flag [G] says whether it is there.
         flag_view: [G] which view each flag is of.
         sparse: [F] whether the feature is one of a long vector that is mostly zero.
+        terms: [F] what such a feature counts: the same number is the same word in every view, 0 is not known.
     """
 
     views: tuple[str, ...]
@@ -31,6 +32,7 @@ class Inputs:
     owner: np.ndarray
     flag_view: np.ndarray
     sparse: np.ndarray
+    terms: np.ndarray
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -43,18 +45,20 @@ class Inputs:
         owner: list[int] = []
         flag_view: list[int] = []
         sparse: list[bool] = []
+        terms: list[int] = []
         for at, layout in enumerate(views.values()):
             view += [at] * len(layout.owner)
             cardinality += layout.cardinality
             owner += [len(flag_view) + o for o in layout.owner]
             flag_view += [at] * layout.flags
             sparse += [layout.sparse] * len(layout.owner)
+            terms += layout.terms or [0] * len(layout.owner)
         numbers = [np.array(a, np.int64) for a in (view, cardinality, owner, flag_view)]
-        return cls(tuple(views), numbers[0], numbers[1], numbers[2], numbers[3], np.array(sparse, bool))
+        return cls(tuple(views), numbers[0], numbers[1], numbers[2], numbers[3], np.array(sparse, bool), np.array(terms, np.int64))
 
     def only(self, chosen: np.ndarray) -> "Inputs":
         """Without the features that are not chosen [F]; every flag stays."""
-        return replace(self, **{name: getattr(self, name)[chosen] for name in ("view", "cardinality", "owner", "sparse")})
+        return replace(self, **{name: getattr(self, name)[chosen] for name in ("view", "cardinality", "owner", "sparse", "terms")})
 
 
 class Learner(Fitted):

@@ -23,6 +23,7 @@ _HELD = 0.2  # share of the rows on which logistic regression chooses its streng
 _NEAR, _CLOSE = 3e-5, 1e-5  # share by which every step must lower the loss: while the strength is sought, and then
 _ENOUGH = 1e-3  # a weaker strength must cost this share less, or the search ends
 _ALMOST = 1 + 1e-6  # for rows that alone decide their answer
+Ease = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
 Found = tuple[np.ndarray, np.ndarray, Tensor]  # weights [D, S], bias [S], link
 
 
@@ -108,12 +109,21 @@ class Linear(Dense):
             weights[:, some], bias[some], _ = _ridge(z[rows], t, w, mine, lambda left_out, t=t, w=w: w @ (left_out - t) ** 2)  # type: ignore[misc]
         return weights, bias, torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
 
-    def _descend(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int, strength: float = 1.0) -> Found:
+    def _descend(
+        self,
+        z: Any,
+        y: np.ndarray,
+        weight: np.ndarray,
+        groups: np.ndarray | None,
+        seed: int,
+        strength: float = 1.0,
+        ease: Ease | None = None,
+    ) -> Found:
         """The weights of a penalty no stronger than `strength`, and the link."""
         start = self.start[self.active].numpy().astype(np.float64) * (self.kind != "numbers")  # these are centred
         held = held_out(y, _HELD, seed, groups)
         gram = _gram(z) / len(z) if isinstance(z, np.ndarray) else None
-        inner = _Descent(self.kind, z[~held], y[~held], weight[~held], gram)
+        inner = _Descent(self.kind, z[~held], y[~held], weight[~held], gram, ease)
         coefficients, best = np.zeros((z.shape[1] + 1, len(start))), np.inf
         coefficients[-1] = start
         for _ in range(_STRENGTHS):
@@ -125,7 +135,7 @@ class Linear(Dense):
             best, found = costs.mean(), (strength, coefficients, link)
             strength /= _WEAKER
         strength, coefficients, link = found
-        coefficients = _Descent(self.kind, z, y, weight, gram)(strength, coefficients)
+        coefficients = _Descent(self.kind, z, y, weight, gram, ease)(strength, coefficients)
         return coefficients[:-1], coefficients[-1], link
 
 
@@ -198,8 +208,8 @@ def _without(error: np.ndarray, half: np.ndarray, share: np.ndarray, root: np.nd
 
 
 class _Descent:
-    """Weights and biases [D + 1, S] of least mean loss + strength / 2 * |weights|^2, by L-BFGS: the loss is logistic, of numbers half
-    the squared error over those that are known.
+    """Weights and biases [D + 1, S] of least mean loss + strength / 2 * |weights / ease|^2, by L-BFGS: the loss is logistic, of
+    numbers half the squared error over those that are known.
 
     It goes down in coordinates in which the loss is bent nearly alike in every direction: those of the bound that Boehning
     1992, "Multinomial Logistic Regression Algorithm", sets to its curvature. That saves most of the steps.
@@ -207,15 +217,17 @@ class _Descent:
     Args:
         z: [L, D] float32, dense or csr.
         gram: [D, D] z^T z / L, by which these coordinates are chosen; None where they are to stay as they are.
+        ease: of z, the aims [L, S] and the rows' shares [L, 1], how easily each weight grows, [D, S]; None: all alike.
     """
 
-    def __init__(self, kind: str, z: Any, y: np.ndarray, weight: np.ndarray, gram: np.ndarray | None):
+    def __init__(self, kind: str, z: Any, y: np.ndarray, weight: np.ndarray, gram: np.ndarray | None, ease: Ease | None = None):
         self.kind, self.gram, self.z = kind, gram, z
         self.hot = (y[:, None] == np.arange(y.max() + 1) if y.ndim == 1 else y).astype(np.float32)
         self.share = (weight / weight.sum()).astype(np.float32)[:, None]
         if kind == "numbers":
             self.share = self.share * np.isfinite(y)
             self.hot = np.nan_to_num(self.hot)
+        self.ease: Any = 1.0 if ease is None else ease(z, self.hot, self.share)
 
     def __call__(self, strength: float, start: np.ndarray, close: float = _CLOSE) -> np.ndarray:
         from scipy.linalg import cholesky, solve_triangular
@@ -226,16 +238,17 @@ class _Descent:
             root = cholesky(0.25 * self.gram + strength * np.eye(len(self.gram)), check_finite=False)
 
         def solved(v: np.ndarray, trans: int = 0) -> np.ndarray:
-            return v if root is None else solve_triangular(root, v, trans=trans, check_finite=False)
+            return self.ease * v if root is None else solve_triangular(root, v, trans=trans, check_finite=False)
 
         def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
             v = flat.reshape(start.shape)
             weights = solved(v[:-1])
             loss, slope, sides = self.loss(weights, v[-1])
-            slope = solved(slope + strength * weights, 1)
-            return loss + 0.5 * strength * float((weights**2).sum()), np.concatenate([slope, sides[None]]).ravel()
+            pull = weights / self.ease
+            slope = solved(slope + strength * pull / self.ease, 1)
+            return loss + 0.5 * strength * float((pull**2).sum()), np.concatenate([slope, sides[None]]).ravel()
 
-        v = start if root is None else np.concatenate([root @ start[:-1], start[-1:]])
+        v = np.concatenate([start[:-1] / self.ease if root is None else root @ start[:-1], start[-1:]])
         done = minimize(cost, v.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": close, "gtol": 1e-5})
         v = done.x.reshape(start.shape)
         return np.concatenate([solved(v[:-1]), v[-1:]])

@@ -12,6 +12,7 @@ from .linear import Linear
 from .scores import tensors
 
 _STRONGEST = 16.0  # penalty of all rows together; the others are weaker
+_LEAST, _BESIDE = 0.1, 0.5  # how easily weights grow: least of all, and those of columns beside the terms
 _EACH = 3.5e-5  # seconds for each row and output: the steps of all strengths over some eighty entries
 
 
@@ -23,8 +24,12 @@ class LinearSparse(Linear):
     things: the two make a better ensemble than either. Views without sparse features have the columns that
     `linear` gives them, standardised, beside the terms.
 
-    Source: as `linear`; of sparse features the weights are found in their own coordinates. How strongly they are held small
-    is chosen on one row in five.
+    A term's weight for a class grows the more easily, the more the class's rows differ from the others in having it. A word that
+    several views have (a title and a text) has one weight for them all, and one for each on top.
+
+    Source: as `linear`, in the terms' own coordinates; how strongly weights are held small is chosen on one row in five. Ease by
+    the log odds ratio is that of Wang and Manning 2012, "Baselines and Bigrams", eq. 1, of which the root is better here;
+    a shared weight and one of its own is what Daume 2007, "Frustratingly Easy Domain Adaptation", eq. 1, gives domains.
 
     Args:
         beside: what a standardised column counts beside the terms, whose rows have length 1.
@@ -42,6 +47,7 @@ class LinearSparse(Linear):
         self.rest = ~inputs.sparse  # [F]
         self.design = Design(inputs.only(self.rest))
         flags = [(np.flatnonzero(inputs.sparse & (inputs.owner == flag)), int(flag)) for flag in np.unique(inputs.owner[inputs.sparse])]
+        self.common = _common(inputs.terms[inputs.sparse])
         self.terms = [(slice(at[0], at[-1] + 1), flag) for at, flag in flags]  # those of a view lie side by side
 
     @classmethod
@@ -55,13 +61,35 @@ class LinearSparse(Linear):
         return self._side_by_side(x, self.design.fit_transform(x[:, self.rest].toarray(), there, y, seed))
 
     def learn_active(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
+        import scipy.sparse as sp
+
+        terms, own = self.common.shape[0], z.shape[1]
+        if self.common.shape[1]:
+            z = sp.hstack([z, z[:, :terms] @ self.common], format="csr")
         if self.kind != "numbers":
-            weights, bias, self.link = self._descend(z, y, weight, groups, seed, _STRONGEST / len(y))
+            weights, bias, self.link = self._descend(z, y, weight, groups, seed, _STRONGEST / len(y), self._ease)
         else:  # strengths are for numbers of variance one
             mean, spread = self.start[self.active].numpy(), np.nanstd(y, axis=0)
             weights, bias, _ = self._descend(z, (y - mean) / spread, weight, groups, seed, _STRONGEST / len(y))
             weights, bias, self.link = weights * spread, bias * spread + mean, torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
-        self.weights, self.bias = tensors(weights, bias)
+        weights[:terms] += self.common @ weights[own:]
+        self.weights, self.bias = tensors(weights[:own], bias)
+
+    def _ease(self, z: Any, hot: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """[D, S]: the root of how far the log odds of a term are apart in the rows of a class and in the others."""
+        import scipy.sparse as sp
+
+        there = sp.csr_matrix(((z.data != 0).astype(np.float32), z.indices, z.indptr), z.shape)
+        mine = hot * share * len(hot)
+        others = share * len(hot) - mine
+        odds = []
+        for rows in (mine, others):  # a row with the term and one without it are added to each side
+            chance = (there.T @ rows + 1.0) / (rows.sum(0) + 2.0)
+            odds.append(np.log(chance / (1.0 - chance)))
+        ease = np.sqrt(np.abs(odds[0] - odds[1])).clip(min=_LEAST).astype(np.float64)
+        terms = self.common.shape[0]
+        ease[terms : terms + len(self.design.view)] = _BESIDE
+        return ease
 
     def matrix(self, x: Any, there: Tensor) -> Any:
         if not isinstance(x, Tensor):
@@ -77,3 +105,14 @@ class LinearSparse(Linear):
 
     def score(self, z: Any) -> Tensor:
         return super().score(z) if isinstance(z, Tensor) else torch.from_numpy(z @ self.weights.numpy()) + self.bias
+
+
+def _common(terms: np.ndarray) -> Any:
+    """[terms, words] csr: which of the terms are the same word; of a word that only one view has there is no column."""
+    import scipy.sparse as sp
+
+    words, word, count = np.unique(terms, return_inverse=True, return_counts=True)
+    several = (count > 1) & (words != 0)
+    column = np.cumsum(several) - 1
+    at = np.flatnonzero(several[word])
+    return sp.csr_matrix((np.ones(len(at), np.float32), (at, column[word[at]])), (len(terms), int(several.sum())))

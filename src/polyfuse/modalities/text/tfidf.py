@@ -188,6 +188,11 @@ class TextTerms(_Counting):
     def columns(self) -> int:
         return len(self.words) + len(self.pieces)
 
+    @property
+    def terms(self) -> tuple[int, ...]:
+        words, pieces = self.words.terms, self.pieces.terms
+        return *(words + 1).tolist(), *(-1 - pieces).tolist()  # a piece is not the word that is written alike
+
     def fit(self, stream: Iterable[dict[str, Tensor]]) -> None:
         self.fit_terms(stream)
 
