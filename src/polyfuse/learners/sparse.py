@@ -27,9 +27,10 @@ class LinearSparse(Linear):
     A term's weight for a class grows the more easily, the more the class's rows differ from the others in having it. A word that
     several views have (a title and a text) has one weight for them all, and one for each on top.
 
-    Source: as `linear`, in the terms' own coordinates; how strongly weights are held small is chosen on one row in five. Ease by
-    the log odds ratio is that of Wang and Manning 2012, "Baselines and Bigrams", eq. 1, of which the root is better here;
-    a shared weight and one of its own is what Daume 2007, "Frustratingly Easy Domain Adaptation", eq. 1, gives domains.
+    Source: as `linear`, in the terms' own coordinates; how strongly weights are held small is chosen on one row in five. Words
+    that tell are favoured as in Wang and Manning 2012, "Baselines and Bigrams", section 2.3; ours: by the root of the log odds
+    ratio, and for each class of a softmax. A shared weight and one of its own is what Daume 2007, "Frustratingly Easy Domain
+    Adaptation", section 3, gives to domains.
 
     Args:
         beside: what a standardised column counts beside the terms, whose rows have length 1.
