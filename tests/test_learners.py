@@ -12,6 +12,7 @@ import polyfuse.parts  # noqa: F401  fills the registries
 from polyfuse.catalogue import list_parts
 from polyfuse.contract import run_check
 from polyfuse.core import Inputs, Layout, RecipeError, codecs, learners, tasks
+from polyfuse.learners import sparse
 from polyfuse.learners.dense import factors, fit_link, linked, sampled
 from polyfuse.learners.design import Design
 from polyfuse.learners.linear import Linear, _Descent, _ridge
@@ -396,6 +397,22 @@ def test_a_word_that_one_view_taught_is_known_in_another(kind):
         told[alike] = with_it - without
     assert told[True] > 0.1
     assert abs(told[False]) < 0.01
+
+
+def test_sums_of_columns_that_are_never_made_multiply_as_if_they_were():
+    rng = np.random.default_rng(0)
+    dense = rng.poisson(0.3, (50, 6)).astype(np.float32) * rng.choice([-1.0, 2.0], 6).astype(np.float32)
+    common = sparse._common(np.array([3, 7, 0, 3, 0, 7]))
+    whole = np.concatenate([dense, dense[:, [0]] + dense[:, [3]], dense[:, [1]] + dense[:, [5]]], 1)
+    z = sparse._Shared(sp.csr_matrix(dense), common)
+    weights, share = rng.normal(size=(8, 3)), rng.random((50, 3))
+    some = rng.random(50) > 0.5
+    assert z.shape == whole.shape and len(z[some]) == some.sum()
+    np.testing.assert_allclose(z[some] @ weights, whole[some] @ weights, atol=1e-5)
+    np.testing.assert_allclose(z.T @ share, whole.T @ share, atol=1e-5)
+    has = np.concatenate([dense != 0, (dense[:, [0]] != 0) | (dense[:, [3]] != 0), (dense[:, [1]] != 0) | (dense[:, [5]] != 0)], 1)
+    for rows in (z.rows_with(share)[0], z.rows_with(1.0 - share, share)[1]):
+        np.testing.assert_allclose(rows, has.T @ share, atol=1e-4)
 
 
 # -- svm ------------------------------------------------------------------------------------------------------------

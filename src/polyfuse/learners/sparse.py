@@ -13,6 +13,7 @@ from .scores import tensors
 
 _STRONGEST = 16.0  # penalty of all rows together; the others are weaker
 _LEAST, _BESIDE = 0.1, 0.5  # how easily weights grow: least of all, and those of columns beside the terms
+_CHUNK = 8192  # rows that are counted at a time
 _EACH = 3.5e-5  # seconds for each row and output: the steps of all strengths over some eighty entries
 
 
@@ -62,30 +63,24 @@ class LinearSparse(Linear):
         return self._side_by_side(x, self.design.fit_transform(x[:, self.rest].toarray(), there, y, seed))
 
     def learn_active(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
-        import scipy.sparse as sp
-
-        terms, own = self.common.shape[0], z.shape[1]
-        if self.common.shape[1]:
-            z = sp.hstack([z, z[:, :terms] @ self.common], format="csr")
+        common = self.common.copy()
+        common.resize(z.shape[1], common.shape[1])
+        z = _Shared(z, common)
         if self.kind != "numbers":
             weights, bias, self.link = self._descend(z, y, weight, groups, seed, _STRONGEST / len(y), self._ease)
         else:  # strengths are for numbers of variance one
             mean, spread = self.start[self.active].numpy(), np.nanstd(y, axis=0)
             weights, bias, _ = self._descend(z, (y - mean) / spread, weight, groups, seed, _STRONGEST / len(y))
             weights, bias, self.link = weights * spread, bias * spread + mean, torch.tensor([[1.0, 0.0]]).repeat(y.shape[1], 1)
-        weights[:terms] += self.common @ weights[own:]
-        self.weights, self.bias = tensors(weights[:own], bias)
+        self.weights, self.bias = tensors(z.whole(weights), bias)
 
-    def _ease(self, z: Any, hot: np.ndarray, share: np.ndarray) -> np.ndarray:
+    def _ease(self, z: "_Shared", hot: np.ndarray, share: np.ndarray) -> np.ndarray:
         """[D, S]: the root of how far the log odds of a term are apart in the rows of a class and in the others."""
-        import scipy.sparse as sp
-
-        there = sp.csr_matrix(((z.data != 0).astype(np.float32), z.indices, z.indptr), z.shape)
         mine = hot * share * len(hot)
         others = share * len(hot) - mine
         odds = []
-        for rows in (mine, others):  # a row with the term and one without it are added to each side
-            chance = (there.T @ rows + 1.0) / (rows.sum(0) + 2.0)
+        for rows, count in zip((mine, others), z.rows_with(mine, others)):  # a row with the term and one without it are added to each
+            chance = (count + 1.0) / (rows.sum(0) + 2.0)
             odds.append(np.log(chance / (1.0 - chance)))
         ease = np.sqrt(np.abs(odds[0] - odds[1])).clip(min=_LEAST).astype(np.float64)
         terms = self.common.shape[0]
@@ -106,6 +101,56 @@ class LinearSparse(Linear):
 
     def score(self, z: Any) -> Tensor:
         return super().score(z) if isinstance(z, Tensor) else torch.from_numpy(z @ self.weights.numpy()) + self.bias
+
+
+class _Shared:
+    """The columns of csr z [L, D], and the sums of those that are the same word, z @ common [L, W], which are never made: a matrix
+    [L, D + W] to who multiplies by it.
+    """
+
+    def __init__(self, z: Any, common: Any):
+        self.z, self.common = z, common
+        self.shape = z.shape[0], sum(common.shape)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: np.ndarray) -> "_Shared":
+        return _Shared(self.z[rows], self.common)
+
+    def __matmul__(self, weights: np.ndarray) -> Any:
+        return self.z @ self.whole(weights)
+
+    @property
+    def T(self) -> "_Transposed":
+        return _Transposed(self)
+
+    def whole(self, weights: np.ndarray) -> np.ndarray:
+        """[D + W, S] -> [D, S]: what a column weighs by itself and as a word."""
+        own = self.z.shape[1]
+        return weights[:own] + self.common @ weights[own:]
+
+    def rows_with(self, *shares: np.ndarray) -> list[np.ndarray]:
+        """Of shares of rows [L, S], how many have a column or a word [D + W, S]."""
+        import scipy.sparse as sp
+
+        found = [np.zeros((self.shape[1], share.shape[1])) for share in shares]
+        for start in range(0, len(self), _CHUNK):
+            z = self.z[start : start + _CHUNK]
+            there = sp.hstack([z, abs(z) @ self.common], format="csr")
+            there.data = (there.data != 0).astype(np.float32)
+            for total, share in zip(found, shares):
+                total += there.T @ share[start : start + _CHUNK]
+        return found
+
+
+class _Transposed:
+    def __init__(self, of: _Shared):
+        self.of = of
+
+    def __matmul__(self, error: np.ndarray) -> np.ndarray:
+        own = self.of.z.T @ error
+        return np.concatenate([own, self.of.common.T @ own])
 
 
 def _common(terms: np.ndarray) -> Any:
