@@ -15,7 +15,7 @@ from polyfuse.core import Inputs, Layout, RecipeError, codecs, learners, tasks
 from polyfuse.learners import sparse
 from polyfuse.learners.dense import factors, fit_link, linked, sampled
 from polyfuse.learners.design import Design
-from polyfuse.learners.linear import Linear, _Descent, _ridge
+from polyfuse.learners.linear import Linear, _Descent, _held_last, _ridge
 from polyfuse.learners.neighbours import Neighbours, _nearest
 from polyfuse.learners.scores import held_out
 from polyfuse.learners.svm import Svm, _margins, _scores
@@ -358,6 +358,15 @@ def test_sparse_features_are_learned_and_answered_as_csr_or_dense(kind):
     else:
         right = (found.argmax(1) == y[600:]).mean() if kind == "classes" else ((found > 0.5) == y[600:]).mean()
         assert right > 0.85
+
+
+def test_held_rows_are_put_last_in_place():
+    z, held = np.random.default_rng(0).normal(size=(9001 * 2, 3)), np.random.default_rng(1).random(18002) < 0.7
+    before = z.copy()
+    order, first = _held_last(z, held)
+    assert first == (~held).sum() and not held[order[:first]].any() and held[order[first:]].all()
+    assert sorted(order) == list(range(len(z)))
+    np.testing.assert_array_equal(z, before[order])
 
 
 def test_sparse_weights_are_those_of_scikit_learn():

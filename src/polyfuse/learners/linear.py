@@ -21,6 +21,7 @@ _WEAKER = 4.0  # from one strength to the next
 _STRENGTHS = 12  # most that are tried
 _HELD = 0.2  # share of the rows on which logistic regression chooses its strength
 _NEAR, _CLOSE = 3e-5, 1e-5  # share by which every step must lower the loss: while the strength is sought, and then
+_CHUNK = 4096  # rows that change places at a time
 _ENOUGH = 1e-3  # a weaker strength must cost this share less, or the search ends
 _ALMOST = 1 + 1e-6  # for rows that alone decide their answer
 Ease = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
@@ -121,14 +122,18 @@ class Linear(Dense):
     ) -> Found:
         """The weights of a penalty no stronger than `strength`, and the link."""
         start = self.start[self.active].numpy().astype(np.float64) * (self.kind != "numbers")  # these are centred
-        held = held_out(y, _HELD, seed, groups)
-        gram = _gram(z) / len(z) if isinstance(z, np.ndarray) else None
-        inner = _Descent(self.kind, z[~held], y[~held], weight[~held], gram, ease)
+        held: Any = held_out(y, _HELD, seed, groups)
+        rest, gram = ~held, None
+        if isinstance(z, np.ndarray):
+            order, first = _held_last(z, held)
+            y, weight, gram = y[order], weight[order], _gram(z) / len(z)
+            rest, held = slice(first), slice(first, None)  # slices: nothing of the largest array is copied
+        inner = _Descent(self.kind, z[rest], y[rest], weight[rest], gram, ease)
         coefficients, best = np.zeros((z.shape[1] + 1, len(start))), np.inf
         coefficients[-1] = start
         for _ in range(_STRENGTHS):
             coefficients = inner(strength, coefficients, _NEAR)
-            scores = z[held] @ coefficients[:-1] + coefficients[-1]
+            scores = z[held] @ coefficients[:-1].astype(np.float32) + coefficients[-1]  # else numpy makes z twice as large first
             link, costs = fit_link(self.kind, scores, y[held], weight[held], start)
             if costs.mean() > best - _ENOUGH * max(best, 0.5):
                 break
@@ -143,6 +148,17 @@ def _work(rows: int, features: int, outputs: int) -> tuple[float, float]:
     """Products that logistic and ridge regression take."""
     few, many = sorted((rows, features))
     return rows * min(rows, features) * outputs * _STEPS, few**2 * many * _TRIES
+
+
+def _held_last(z: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, int]:
+    """Put the rows of z that are held [L] last, in place -> which row stands where [L], and the first of those."""
+    first, order = int((~held).sum()), np.arange(len(z))
+    early, late = np.flatnonzero(held[:first]), first + np.flatnonzero(~held[first:])  # as many of each: they change places
+    order[early], order[late] = late, early
+    for at in range(0, len(early), _CHUNK):
+        a, b = early[at : at + _CHUNK], late[at : at + _CHUNK]
+        z[a], z[b] = z[b], z[a]
+    return order, first
 
 
 def _gram(z: np.ndarray) -> np.ndarray:
