@@ -360,6 +360,13 @@ def test_sparse_features_are_learned_and_answered_as_csr_or_dense(kind):
         assert right > 0.85
 
 
+def test_columns_that_are_nearly_alike_are_held_by_however_weak_a_penalty():
+    z = np.repeat(np.random.default_rng(0).normal(size=(200, 1)), 40, 1).astype(np.float32)
+    y, gram = z[:, :1] > 0, z.T @ z / 200 - 1e-6 * np.eye(40)  # as float32 may round it
+    weights = _Descent("labels", z, y, np.ones(200), gram)(1e-8, np.zeros((41, 1)))
+    assert np.isfinite(weights).all() and ((z @ weights[:-1] + weights[-1] > 0) == y).mean() > 0.99
+
+
 def test_held_rows_are_put_last_in_place():
     z, held = np.random.default_rng(0).normal(size=(9001 * 2, 3)), np.random.default_rng(1).random(18002) < 0.7
     before = z.copy()

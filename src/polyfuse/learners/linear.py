@@ -21,6 +21,7 @@ _WEAKER = 4.0  # from one strength to the next
 _STRENGTHS = 12  # most that are tried
 _HELD = 0.2  # share of the rows on which logistic regression chooses its strength
 _NEAR, _CLOSE = 3e-5, 1e-5  # share by which every step must lower the loss: while the strength is sought, and then
+_ROUNDING = 1e-6  # of a float32 product, as a share of its trace
 _CHUNK = 4096  # rows that change places at a time
 _ENOUGH = 1e-3  # a weaker strength must cost this share less, or the search ends
 _ALMOST = 1 + 1e-6  # for rows that alone decide their answer
@@ -251,7 +252,8 @@ class _Descent:
 
         root = None  # upper: R^T R
         if self.gram is not None:
-            root = cholesky(0.25 * self.gram + strength * np.eye(len(self.gram)), check_finite=False)
+            least = max(strength, _ROUNDING * np.trace(self.gram))  # these are only coordinates: the penalty itself is in `cost`
+            root = cholesky(0.25 * self.gram + least * np.eye(len(self.gram)), check_finite=False)
 
         def solved(v: np.ndarray, trans: int = 0) -> np.ndarray:
             return self.ease * v if root is None else solve_triangular(root, v, trans=trans, check_finite=False)
