@@ -147,7 +147,7 @@ class Layout:
         owner: [F] which flag says whether the feature is there.
         flags: G, how many flags; they are the last G of the F + G numbers an encoder gives.
         sparse: whether the features are mostly zero, and there only for learners that ask for such.
-        terms: [F] what each of these counts, as a number that is the same in every view; empty = not known.
+        terms: [F] what each of these counts, as a number that is the same in every view; 0, or none at all: not known.
     """
 
     cardinality: tuple[int, ...]

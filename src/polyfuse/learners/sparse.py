@@ -48,9 +48,9 @@ class LinearSparse(Linear):
         self.beside = beside
         self.rest = ~inputs.sparse  # [F]
         self.design = Design(inputs.only(self.rest))
-        flags = [(np.flatnonzero(inputs.sparse & (inputs.owner == flag)), int(flag)) for flag in np.unique(inputs.owner[inputs.sparse])]
         self.common = _common(inputs.terms[inputs.sparse])
-        self.terms = [(slice(at[0], at[-1] + 1), flag) for at, flag in flags]  # those of a view lie side by side
+        flags = [(np.flatnonzero(inputs.sparse & (inputs.owner == flag)), int(flag)) for flag in np.unique(inputs.owner[inputs.sparse])]
+        self.spans = [(slice(at[0], at[-1] + 1), flag) for at, flag in flags]  # those of a view lie side by side
 
     @classmethod
     def cost(cls, rows: int, features: int, outputs: int) -> float:
@@ -90,7 +90,7 @@ class LinearSparse(Linear):
     def matrix(self, x: Any, there: Tensor) -> Any:
         if not isinstance(x, Tensor):
             return self._side_by_side(x, self.design(torch.from_numpy(x[:, self.rest].toarray()), there).numpy())
-        terms = [x[:, at].masked_fill(~there[:, flag : flag + 1], 0.0) for at, flag in self.terms]
+        terms = [x[:, at].masked_fill(~there[:, flag : flag + 1], 0.0) for at, flag in self.spans]
         return torch.cat([*terms, self.design(x[:, torch.from_numpy(self.rest)], there) * self.beside], 1)
 
     def _side_by_side(self, x: Any, beside: np.ndarray) -> Any:
