@@ -211,6 +211,18 @@ def test_fits_side_by_side_give_what_they_give_one_after_the_other(tmp_path, mon
     assert answers[0] == answers[1]
 
 
+def test_features_that_are_read_when_asked_for_teach_what_they_teach_in_memory(tmp_path, monkeypatch):
+    from polyfuse.presets import crossfit
+
+    rows, answers = planted(300, seed=13), []
+    for room in (crossfit._ROOM, 0):
+        monkeypatch.setenv("POLYFUSE_CACHE", str(tmp_path / str(room)))
+        monkeypatch.setattr(crossfit, "_ROOM", room)
+        bundle = fit(rows)
+        answers.append(([a["answer"] for a in bundle.predict_rows(rows[:50])], [m["score"] for m in bundle.card["members"]]))
+    assert answers[0] == answers[1]
+
+
 def test_an_error_in_one_of_several_fits_is_the_error_of_all():
     started = []
 

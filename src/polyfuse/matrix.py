@@ -64,8 +64,8 @@ def describe(
         describer.encoders = torch.nn.ModuleList(course.encoders[view])
     bundle.model.eval()
     design = new_design(bundle)
-    x, there = features.inputs(bundle.model.described, np.arange(len(features.rows)))
-    design.fit_transform(x, there, np.zeros((len(x), 0)))
+    x, there = features.lazy(bundle.model.described, np.arange(len(features.rows)))
+    design.fit_transform(x, there, np.zeros((len(there), 0)))
     return bundle, design.eval()
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,6 +164,28 @@ def learner_side_by_side(name: str) -> None:
         together([functools.partial(one.fit, *rows, seed=1) for one in several], 2)
         for one in several:
             close(_answer(one.eval(), *rows[:2]), _answer(_fitted(name, kind), *rows[:2]), f"{kind}: side by side it learns otherwise")
+
+
+class _Disk:
+    """Has rows, and nothing else that an array has."""
+
+    def __init__(self, x: Any):
+        self.x = x
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Any:
+        return self.x[rows]
+
+
+def learner_lazy(name: str) -> None:
+    """One that is `lazy` learns the same from what reads rows when it asks for them."""
+    import scipy.sparse as sp
+
+    for kind in _kinds(name) if learners.get(name).lazy else ():
+        x, there, y = _planted(kind)
+        again = _new(name, kind)
+        torch.manual_seed(3)
+        again.fit(_Disk(sp.csr_matrix(x) if again.sparse else x), there, y, seed=1)
+        close(_answer(again.eval(), x, there), _answer(_fitted(name, kind), x, there), f"{kind}: of rows it asks for it learns otherwise")
 
 
 def learner_state(name: str) -> None:

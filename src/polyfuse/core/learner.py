@@ -73,6 +73,7 @@ class Learner(Fitted):
         sparse: whether it gets the sparse features of the views that have such, in place of their others.
         parallel: whether several may `fit` at the same time, each in a thread: that needs fits that take one thread of their
             own and change nothing that is the process's (torch's generator, filters of warnings).
+        lazy: whether `fit` asks x for nothing but rows, `x[a:b]` or `x[places]`: it may then be what reads these from disk.
         exempt: {contract check it cannot meet: why}.
 
     Args:
@@ -85,6 +86,7 @@ class Learner(Fitted):
     takes: ClassVar[tuple[str, ...]] = ("classes", "labels", "numbers")
     sparse: ClassVar[bool] = False
     parallel: ClassVar[bool] = False
+    lazy: ClassVar[bool] = False
     exempt: ClassVar[dict[str, str]] = {}
 
     def __init__(self, task: Task, inputs: Inputs):
@@ -103,7 +105,7 @@ class Learner(Fitted):
 
     def fit(
         self,
-        x: np.ndarray,
+        x: Any,
         there: np.ndarray,
         y: np.ndarray,
         weight: np.ndarray | None = None,
@@ -117,7 +119,8 @@ class Learner(Fitted):
             weight: [L] of each row, or None.
             groups: [L] int64: rows of one group belong together; what is learned from some is not judged by the others.
         Shapes:
-            x [L, F] float32, for a learner that is `sparse` also a csr matrix of scipy with zeros where nothing is there;
+            x [L, F] float32, for a learner that is `sparse` also a csr matrix of scipy with zeros where nothing is there,
+            for one that is `lazy` also what reads rows of such;
             there [L, G] bool; y as `Task.answers` gives it: int64 [L] classes (every one >= 0), bool [L, C] labels, or
             float64 [L, K] numbers, NaN where one is not known.
         """

@@ -1,5 +1,7 @@
 """Features of all kinds as one matrix of numbers, for learners that take nothing else."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,23 +66,29 @@ class Design(Fitted):
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("statistic", torch.zeros(0, 0))  # [values of all categories of many, outputs]
 
-    def fit_transform(self, x: np.ndarray, there: np.ndarray, y: np.ndarray, seed: int = 0) -> np.ndarray:
+    def fit_transform(self, x: Any, there: np.ndarray, y: np.ndarray, seed: int = 0) -> np.ndarray:
         """Learn from the training rows -> their matrix [L, D], with statistics of the target taken from other rows.
 
         Args:
+            x: an array, or what reads `x[a:b]`, which is asked for a few thousand rows at a time.
             y: as a `Learner` gets it.
         """
         self._fit_numbers(x, there)
-        hot_of = self._fit_few(x, there)
-        statistics = self._fit_many(x, there, targets_of(y), seed)
+        categories = np.flatnonzero(self.inputs.cardinality > 0)
+        codes = np.zeros((len(there), len(categories)), np.float32)  # few, so that those of all rows have room
+        for some in _chunks(len(there)) if len(categories) else []:
+            codes[some] = x[some][:, categories]
+        values = dict(zip(categories.tolist(), codes.T))
+        hot_of = self._fit_few(values, there)
+        statistics = self._fit_many(values, there, targets_of(y), seed)
         self.flag = torch.from_numpy(np.flatnonzero(there.any(0) & ~there.all(0)))
         owners = [self.number.numpy(), hot_of, np.repeat(self.many.numpy(), self.statistic.shape[1])]
         view = np.concatenate([self.inputs.view[np.concatenate(owners)], self.inputs.flag_view[self.flag.numpy()]])
         self.view = torch.from_numpy(view.astype(np.int64))
         self.spread = torch.ones(len(view))
         self.spread[: len(self.number)] = self._spread(view[: len(self.number)])
-        z = np.empty((len(x), len(view)), np.float32)
-        for some in _chunks(len(x)):
+        z = np.empty((len(there), len(view)), np.float32)
+        for some in _chunks(len(there)):
             z[some] = self._matrix(*(torch.from_numpy(part[some]) for part in (x, there, statistics))).numpy()
         return z
 
@@ -105,15 +113,15 @@ class Design(Fitted):
         hot = numbers.new_zeros(len(x), columns + 1).scatter(1, at, 1.0)[:, :columns]
         return torch.cat([numbers, hot, statistics.to(numbers), there[:, self.flag].to(numbers)], 1)
 
-    def _fit_numbers(self, x: np.ndarray, there: np.ndarray) -> None:
+    def _fit_numbers(self, x: Any, there: np.ndarray) -> None:
         number = np.flatnonzero(self.inputs.cardinality == 0)
         owner = self.inputs.owner[number]
         count = there.sum(0)[owner].clip(min=1)
         total, squares = np.zeros(len(number)), np.zeros(len(number))
-        for some in _chunks(len(x)):
+        for some in _chunks(len(there)):
             total += np.where(there[some][:, owner], x[some][:, number], 0.0).sum(0, dtype=np.float64)
         mean = (total / count).astype(np.float32)
-        for some in _chunks(len(x)):
+        for some in _chunks(len(there)):
             apart = np.where(there[some][:, owner], x[some][:, number] - mean, 0.0)
             squares += np.square(apart, out=apart).sum(0, dtype=np.float64)
         scale = np.sqrt(squares / count)
@@ -126,36 +134,36 @@ class Design(Fitted):
         mean = np.bincount(view, squares) / np.bincount(view).clip(min=1)
         return torch.from_numpy(np.sqrt(squares / mean[view])).float()
 
-    def _fit_few(self, x: np.ndarray, there: np.ndarray) -> np.ndarray:
-        """-> [columns] the feature of each column of 0 and 1."""
+    def _fit_few(self, values: dict[int, np.ndarray], there: np.ndarray) -> np.ndarray:
+        """{category: [L] of every row} -> [columns] the feature of each column of 0 and 1."""
         sizes = self.inputs.cardinality
         few = np.flatnonzero((sizes > 0) & (sizes <= self.most_values))
         places: list[np.ndarray] = [np.zeros(0, np.int64)]
         hot_of: list[int] = []
-        for f in few:
-            count = np.bincount(_values(x[there[:, self.inputs.owner[f]], f], sizes[f]), minlength=sizes[f])
-            own = (count >= min(_RARE, len(x))) & (count < len(x))
-            rare = ~own & (count < len(x))  # values that no training row has too
+        for f in few.tolist():
+            count = np.bincount(_values(values[f][there[:, self.inputs.owner[f]]], sizes[f]), minlength=sizes[f])
+            own = (count >= min(_RARE, len(there))) & (count < len(there))
+            rare = ~own & (count < len(there))  # values that no training row has too
             place = np.where(own, np.cumsum(own) - 1, -1)
             columns = int(own.sum())
             if count[rare].sum():
                 place[rare] = columns
                 columns += 1
             places.append(np.where(place >= 0, place + len(hot_of), -1))
-            hot_of += [int(f)] * columns
+            hot_of += [f] * columns
         self.few, self.few_column = torch.from_numpy(few), torch.from_numpy(np.concatenate(places))
         self.few_start = torch.from_numpy(np.cumsum([0, *sizes[few]]))
         return np.array(hot_of, np.int64)
 
-    def _fit_many(self, x: np.ndarray, there: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    def _fit_many(self, values: dict[int, np.ndarray], there: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
         """-> [L, categories of many values * outputs] of the training rows."""
         sizes = self.inputs.cardinality
         many = np.flatnonzero((sizes > self.most_values) & np.any(there, axis=0)[self.inputs.owner])
-        fold = np.random.default_rng(seed).permutation(len(x)) % _FOLDS
-        tables, columns = [np.zeros((0, y.shape[1]), np.float32)], [np.zeros((len(x), 0), np.float32)]
-        for f in many:
+        fold = np.random.default_rng(seed).permutation(len(there)) % _FOLDS
+        tables, columns = [np.zeros((0, y.shape[1]), np.float32)], [np.zeros((len(there), 0), np.float32)]
+        for f in many.tolist():
             absent = ~there[:, self.inputs.owner[f]]
-            value = _values(np.where(absent, 0.0, x[:, f]), sizes[f])
+            value = _values(np.where(absent, 0.0, values[f]), sizes[f])
             found = [_statistic(value, fold, np.where(absent, np.nan, t), sizes[f], self.standardise) for t in y.T]
             tables.append(np.stack([table for table, _ in found], 1))
             rows = np.stack([row for _, row in found], 1)

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,15 +31,6 @@ class Pairs(Features):
     """What a sparse encoder made: of every cell (column, value) pairs, of a vector of so many columns."""
 
     columns: int = 0
-
-    @cached_property
-    def matrix(self) -> Any:
-        """[units + 1, columns] csr float32; the last row is that of the rows without a cell."""
-        import scipy.sparse as sp
-
-        column, value = np.asarray(self.arrays["features"], np.float32).reshape(-1, 2).T
-        ends = np.append(self.offsets if self.offsets is not None else 0, len(value))
-        return sp.csr_matrix((value, column.astype(np.int32), ends), (len(ends) - 1, self.columns))
 
 
 @dataclass
@@ -273,7 +263,12 @@ def sparse_vectors(stored: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
         xs, theres = zip(*(sparse_vectors(part, mine) for part, mine in parts))
         back = np.argsort(np.concatenate([np.flatnonzero(first), np.flatnonzero(~first)]))
         return sp.vstack(xs, format="csr")[back], np.concatenate(theres)[back]
-    return stored.matrix[stored.index[rows]], (stored.index[rows] >= 0)[:, None]
+    units, offsets = stored.index[rows], stored.offsets
+    lengths = np.where(units >= 0, offsets[units + 1] - offsets[units], 0)
+    ends = np.cumsum([0, *lengths])
+    pairs = stored.arrays["features"][np.repeat(offsets[units] - ends[:-1], lengths) + np.arange(ends[-1])]
+    column, value = np.ascontiguousarray(pairs.reshape(-1, 2).T)
+    return sp.csr_matrix((value, column.astype(np.int32), ends), (len(rows), stored.columns)), (units >= 0)[:, None]
 
 
 def averaged(stored: Any) -> Any:

@@ -33,6 +33,7 @@ class Scored(Learner):
         bounds: [2, K] the least and the greatest that a number can be.
     """
 
+    lazy = True
     standardise: ClassVar[bool] = True
     known: Tensor
     start: Tensor
@@ -53,7 +54,7 @@ class Scored(Learner):
 
     def fit(
         self,
-        x: np.ndarray,
+        x: Any,
         there: np.ndarray,
         y: np.ndarray,
         weight: np.ndarray | None = None,

@@ -13,7 +13,7 @@ from .scores import tensors
 
 _STRONGEST = 16.0  # penalty of all rows together; the others are weaker
 _LEAST, _BESIDE = 0.1, 0.5  # how easily weights grow: least of all, and those of columns beside the terms
-_CHUNK = 8192  # rows that are counted at a time
+_CHUNK = 8192  # rows that are looked at together
 _EACH = 3.5e-5  # seconds for each row and output: the steps of all strengths over some eighty entries
 
 
@@ -59,8 +59,10 @@ class LinearSparse(Linear):
     def laid_out(self, x: Any, there: np.ndarray, y: np.ndarray, seed: int) -> Any:
         import scipy.sparse as sp
 
-        x = x if sp.issparse(x) else sp.csr_matrix(self.seen(x, there))
-        return self._side_by_side(x, self.design.fit_transform(x[:, self.rest].toarray(), there, y, seed))
+        x = sp.csr_matrix(self.seen(x, there)) if isinstance(x, np.ndarray) else x
+        chunks = [slice(at, at + _CHUNK) for at in range(0, max(len(there), 1), _CHUNK)]
+        beside = self.design.fit_transform(np.concatenate([x[c][:, self.rest].toarray() for c in chunks]), there, y, seed)
+        return sp.vstack([self._side_by_side(x[c], beside[c]) for c in chunks], format="csr")
 
     def learn_active(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         common = self.common.copy()

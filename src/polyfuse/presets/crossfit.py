@@ -30,7 +30,7 @@ from ..ready import Ready, new_bundle
 
 FORMAT = 4  # of a stored step
 _CHUNK = 4096  # rows whose features are gathered at a time
-_ROOM = 256 << 20  # bytes that the matrices of fits side by side may have
+_ROOM = 256 << 20  # bytes that features which are read at once may have, and the matrices of fits side by side
 _SEEN = 10  # rows a pattern of present views must have for a learner to speak of it
 
 
@@ -81,10 +81,7 @@ class Table:
         return [(self.features[v][i], self.layouts[v][i]) for v in views for i in chosen(self.layouts[v], sparse)]
 
     def inputs(self, views: Sequence[str], at: np.ndarray, sparse: bool = False) -> tuple[Any, np.ndarray]:
-        """x [L, F] and there [L, G] of `rows[at]`, read from where the features lie: they may be larger than the memory.
-
-        For learners that are sparse x is a csr matrix.
-        """
+        """x [L, F] and there [L, G] of `rows[at]`; for learners that are sparse x is a csr matrix."""
         parts = self.parts(views, sparse)
         if sparse:
             rows = self.rows[at]
@@ -98,6 +95,13 @@ class Table:
             np.concatenate([t for _, t in each], 1, out=there[some])
         return x, there
 
+    def lazy(self, views: Sequence[str], at: np.ndarray, sparse: bool = False) -> tuple[Any, np.ndarray]:
+        """The same, but an x that is sparse, of which a learner makes its own, or large, is what reads rows from where they lie."""
+        if not sparse and sum(_size(f, own, len(at)) for f, own in self.parts(views, sparse)) <= _ROOM:
+            return self.inputs(views, at, sparse)
+        chunks = [at[start : start + _CHUNK] for start in range(0, max(len(at), 1), _CHUNK)]
+        return _Lazy(self, views, at, sparse), np.concatenate([self.inputs(views, c, sparse)[1] for c in chunks])
+
     def truth(self, target: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """Which of `rows` have a label that can be learned [R] bool, and what a learner makes of it, [R, ...] with junk elsewhere."""
         cells = self.data.targets[target].cells(self.rows)
@@ -107,6 +111,19 @@ class Table:
         full = np.zeros((len(self.rows), *y.shape[1:]), y.dtype)
         full[cells.rows.numpy()] = y
         return known, full
+
+
+@dataclass
+class _Lazy:
+    """x [L, F] of `rows[at]` of a table, of which rows are read when they are asked for."""
+
+    table: Table
+    views: Sequence[str]
+    at: np.ndarray
+    sparse: bool
+
+    def __getitem__(self, some: slice | np.ndarray) -> Any:
+        return self.table.inputs(self.views, self.at[some], self.sparse)[0]
 
 
 @dataclass
@@ -153,7 +170,8 @@ def _learn(member: dict[str, Any], table: Table, seed: int) -> Fitted:
             if not len(use):
                 use = at[known[at]]
             groups = None if table.groups is None else table.groups[rows[use]]
-            into.fit(*table.inputs(views, use, sparse), y[use], None if weight is None else weight[use], groups, seed=seed)
+            read = table.lazy if into.lazy else table.inputs
+            into.fit(*read(views, use, sparse), y[use], None if weight is None else weight[use], groups, seed=seed)
 
         def cross(fold: Fold, t: int = t, last: Any = learner, fit: Any = fit) -> Tensor:
             only = table.whole is None  # there is no other fit, this is the last
