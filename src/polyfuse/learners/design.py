@@ -76,7 +76,7 @@ class Design(Fitted):
         self._fit_numbers(x, there)
         categories = np.flatnonzero(self.inputs.cardinality > 0)
         codes = np.zeros((len(there), len(categories)), np.float32)  # few, so that those of all rows have room
-        for some in _chunks(len(there)) if len(categories) else []:
+        for some in chunks(len(there)) if len(categories) else []:
             codes[some] = x[some][:, categories]
         values = dict(zip(categories.tolist(), codes.T))
         hot_of = self._fit_few(values, there)
@@ -88,7 +88,7 @@ class Design(Fitted):
         self.spread = torch.ones(len(view))
         self.spread[: len(self.number)] = self._spread(view[: len(self.number)])
         z = np.empty((len(there), len(view)), np.float32)
-        for some in _chunks(len(there)):
+        for some in chunks(len(there)):
             z[some] = self._matrix(*(torch.from_numpy(part[some]) for part in (x, there, statistics))).numpy()
         return z
 
@@ -118,10 +118,10 @@ class Design(Fitted):
         owner = self.inputs.owner[number]
         count = there.sum(0)[owner].clip(min=1)
         total, squares = np.zeros(len(number)), np.zeros(len(number))
-        for some in _chunks(len(there)):
+        for some in chunks(len(there)):
             total += np.where(there[some][:, owner], x[some][:, number], 0.0).sum(0, dtype=np.float64)
         mean = (total / count).astype(np.float32)
-        for some in _chunks(len(there)):
+        for some in chunks(len(there)):
             apart = np.where(there[some][:, owner], x[some][:, number] - mean, 0.0)
             squares += np.square(apart, out=apart).sum(0, dtype=np.float64)
         scale = np.sqrt(squares / count)
@@ -177,14 +177,15 @@ class Design(Fitted):
 def variances(z: np.ndarray) -> np.ndarray:
     """[L, D] float32 -> [D] float64, of columns that are about standardised."""
     total, squares = np.zeros(z.shape[1]), np.zeros(z.shape[1])
-    for some in _chunks(len(z)):
+    for some in chunks(len(z)):
         total += z[some].sum(0, dtype=np.float64)
         squares += np.square(z[some]).sum(0, dtype=np.float64)
     return (squares / max(len(z), 1) - (total / max(len(z), 1)) ** 2).clip(min=0.0)
 
 
-def _chunks(rows: int) -> list[slice]:
-    return [slice(at, at + _CHUNK) for at in range(0, rows, _CHUNK)]
+def chunks(rows: int) -> list[slice]:
+    """So many rows, a few thousand at a time; of no rows one that is empty."""
+    return [slice(at, at + _CHUNK) for at in range(0, max(rows, 1), _CHUNK)]
 
 
 def targets_of(y: np.ndarray) -> np.ndarray:

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from ..core import Inputs, Task, learners
-from .design import Design
+from .design import Design, chunks
 from .linear import Linear
 from .scores import tensors
 
 _STRONGEST = 16.0  # penalty of all rows together; the others are weaker
 _LEAST, _BESIDE = 0.1, 0.5  # how easily weights grow: least of all, and those of columns beside the terms
-_CHUNK = 8192  # rows that are looked at together
 _EACH = 3.5e-5  # seconds for each row and output: the steps of all strengths over some eighty entries
 
 
@@ -60,9 +59,10 @@ class LinearSparse(Linear):
         import scipy.sparse as sp
 
         x = sp.csr_matrix(self.seen(x, there)) if isinstance(x, np.ndarray) else x
-        chunks = [slice(at, at + _CHUNK) for at in range(0, max(len(there), 1), _CHUNK)]
-        beside = self.design.fit_transform(np.concatenate([x[c][:, self.rest].toarray() for c in chunks]), there, y, seed)
-        return sp.vstack([self._side_by_side(x[c], beside[c]) for c in chunks], format="csr")
+        parts = [x[some] for some in chunks(len(there))]
+        beside = self.design.fit_transform(np.concatenate([part[:, self.rest].toarray() for part in parts]), there, y, seed)
+        parts = [self._side_by_side(part, beside[some]) for part, some in zip(parts, chunks(len(there)))]
+        return sp.vstack(parts, format="csr")
 
     def learn_active(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
         common = self.common.copy()
@@ -137,12 +137,12 @@ class _Shared:
         import scipy.sparse as sp
 
         found = [np.zeros((self.shape[1], share.shape[1])) for share in shares]
-        for start in range(0, len(self), _CHUNK):
-            z = self.z[start : start + _CHUNK]
+        for some in chunks(len(self)):
+            z = self.z[some]
             there = sp.hstack([z, abs(z) @ self.common], format="csr")
             there.data = (there.data != 0).astype(np.float32)
             for total, share in zip(found, shares):
-                total += there.T @ share[start : start + _CHUNK]
+                total += there.T @ share[some]
         return found
 
 

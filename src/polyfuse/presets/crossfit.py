@@ -23,13 +23,13 @@ from ..core.progress import Progress
 from ..data import Dataset, Features, Fold, Joined, Store
 from ..ensemble import chosen, shallow, stacked, voices
 from ..learners import Interrupted, TrainOptions, outputs, train
+from ..learners.design import chunks
 from ..learners.features import Beside, averaged, sparse_vectors, vectors, with_stored
 from ..learners.threads import together
 from ..model import Model
 from ..ready import Ready, new_bundle
 
 FORMAT = 4  # of a stored step
-_CHUNK = 4096  # rows whose features are gathered at a time
 _ROOM = 256 << 20  # bytes that features which are read at once may have, and the matrices of fits side by side
 _SEEN = 10  # rows a pattern of present views must have for a learner to speak of it
 
@@ -88,8 +88,7 @@ class Table:
             return _side_by_side([sparse_vectors(f, rows) if own.sparse else vectors(f, rows, own) for f, own in parts])
         x = np.empty((len(at), sum(len(own.owner) for _, own in parts)), np.float32)
         there = np.empty((len(at), sum(own.flags for _, own in parts)), bool)
-        for start in range(0, len(at), _CHUNK):
-            some = slice(start, start + _CHUNK)
+        for some in chunks(len(at)):
             each = [vectors(f, self.rows[at[some]], own) for f, own in parts]
             np.concatenate([v for v, _ in each], 1, out=x[some])
             np.concatenate([t for _, t in each], 1, out=there[some])
@@ -99,8 +98,8 @@ class Table:
         """The same, but an x that is sparse, of which a learner makes its own, or large, is what reads rows from where they lie."""
         if not sparse and sum(_size(f, own, len(at)) for f, own in self.parts(views, sparse)) <= _ROOM:
             return self.inputs(views, at, sparse)
-        chunks = [at[start : start + _CHUNK] for start in range(0, max(len(at), 1), _CHUNK)]
-        return _Lazy(self, views, at, sparse), np.concatenate([self.inputs(views, c, sparse)[1] for c in chunks])
+        there = [_there(f, self.rows[at], own) for f, own in self.parts(views, sparse)]
+        return _Lazy(self, views, at, sparse), np.concatenate(there, 1)
 
     def truth(self, target: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """Which of `rows` have a label that can be learned [R] bool, and what a learner makes of it, [R, ...] with junk elsewhere."""
@@ -198,6 +197,13 @@ def _size(stored: Any, layout: Layout, rows: int) -> int:
     return 12 * sum(len(part.arrays["features"]) for part in parts)  # a value and two places of each pair
 
 
+def _there(stored: Any, rows: np.ndarray, layout: Layout) -> np.ndarray:
+    """[R, G] which flags of these features are up."""
+    if layout.sparse:
+        return stored.present[rows][:, None]
+    return np.concatenate([vectors(stored, rows[some], layout)[1] for some in chunks(len(rows))])
+
+
 def _patterns(present: np.ndarray) -> np.ndarray:
     """[patterns, V] patterns of present views that enough rows show; the most common one where none does."""
     found, counts = np.unique(present[present.any(1)], axis=0, return_counts=True)
@@ -210,8 +216,8 @@ def _patterns(present: np.ndarray) -> np.ndarray:
 def _answered(learner: Any, table: Table, views: Sequence[str], at: np.ndarray, sparse: bool) -> Tensor:
     """What a learner says of many rows, a few at a time."""
     learner.eval()
-    chunks = (table.inputs(views, at[start : start + _CHUNK], sparse) for start in range(0, max(len(at), 1), _CHUNK))
-    return torch.cat([learner(x if sparse else torch.from_numpy(x), torch.from_numpy(there)).float() for x, there in chunks])
+    read = (table.inputs(views, at[some], sparse) for some in chunks(len(at)))
+    return torch.cat([learner(x if sparse else torch.from_numpy(x), torch.from_numpy(there)).float() for x, there in read])
 
 
 def _side_by_side(parts: Sequence[tuple[Any, np.ndarray]]) -> tuple[Any, np.ndarray]:
