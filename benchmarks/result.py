@@ -15,10 +15,12 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
+QUICK = " (quick)"  # after the name of a figure of a quick run
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Report:
     """Collects figures, then prints the table and the RESULT lines."""
 
     def __init__(self, program: str, quick: bool):
-        self.program, self.quick = Path(program).stem, quick
+        self.quick, self._path = quick, RESULTS / f"{Path(program).stem}.csv"
         self.figures: list[Figure] = []
 
     def add(
@@ -58,8 +60,14 @@ class Report:
         if at_least is not None:
             holds = value >= at_least
         bar = at_most if at_most is not None else at_least
-        name = f"{figure} (quick)" if self.quick else figure
+        name = f"{figure}{QUICK}" if self.quick else figure
         self.figures.append(Figure(name, _rounded(value), _rounded(spread), unit, bar, holds))
+
+    def latest(self) -> dict[str, tuple[float, float]]:
+        """{figure: (value, spread)}: the newest of each, of this run and, unless it is a quick one, of those that were kept."""
+        rows = [] if self.quick or not self._path.exists() else csv.DictReader(self._path.read_text("utf-8").splitlines())
+        kept = {row["figure"]: (float(row["value"]), float(row["spread"])) for row in rows}
+        return kept | {f.figure.removesuffix(QUICK): (f.value, f.spread) for f in self.figures}
 
     def close(self) -> None:
         width = max((len(f.figure) for f in self.figures), default=0)
@@ -75,10 +83,9 @@ class Report:
 
     def _keep(self) -> None:
         about = {"date": datetime.date.today().isoformat(), "commit": _commit(), "machine": machine()}
-        path = RESULTS / f"{self.program}.csv"
-        path.parent.mkdir(exist_ok=True)
-        new = not path.exists()
-        with open(path, "a", newline="", encoding="utf-8") as file:
+        self._path.parent.mkdir(exist_ok=True)
+        new = not self._path.exists()
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*about, *Figure.__dataclass_fields__], lineterminator="\n")
             if new:
                 writer.writeheader()
@@ -134,8 +141,11 @@ def machine() -> str:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """The commit, with "-dirty" where a source has changed since; figures that runs have added are no source."""
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    changed = git(["git", "diff", "--quiet", "HEAD", "--", ".", f":!{RESULTS.relative_to(ROOT).as_posix()}"]).returncode
+    name = git(["git", "describe", "--always"]).stdout.strip()
+    return f"{name}{'-dirty' * bool(changed)}" if name else "unknown"
 
 
 def _rounded(value: float) -> float:

@@ -386,6 +386,8 @@ def test_command_line(tmp_path, monkeypatch, capfd):
         ({"set": ["contrastive.temperature=1"]}, "not chosen.*--objective contrastive="),
         ({"main": "mach"}, "main target 'mach'.*did you mean 'match'"),
         ({"set": ["loss.match=much"]}, "'loss.match'.*has the weight 'much'"),
+        ({"set": ["loss.mach=2"]}, "'loss'.*has no option 'mach'.*did you mean 'match'"),
+        ({"set": ["loss.kl=2"]}, "'loss'.*has no option 'kl'.*one of match, size"),
     ],
 )
 def test_bad_names_and_values_are_told(options, message):

@@ -116,6 +116,7 @@ def resolve(
     recipe["loss"] = {
         name: _weight(f"setting 'loss.{name}'", weight, f"loss.{name}=2") for name, weight in settings.get("loss", {}).items()
     }
+    check_options("setting 'loss'", recipe["loss"], [*(c.name for c in targets), *chosen, *fusions.get(fusion).losses])
     recipe["schema"] = schema.to_json()
     return recipe
 

@@ -63,6 +63,7 @@ def fusion_gradients(name: str) -> None:
     for depths in (2, 0):
         fusion, tokens = fusion_of(name).train(), tokens_of(16, depths=depths)
         fused = fusion(tokens)
+        assert set(fused.losses) == set(fusion.losses), f"its losses are {sorted(fused.losses)}, its class names {sorted(fusion.losses)}"
         loss = (fused.row * torch.randn(fused.row.shape, generator=torch.Generator().manual_seed(1))).sum()
         (loss + sum(fused.losses.values())).backward()
         all_learn(fusion)

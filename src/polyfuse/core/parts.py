@@ -22,6 +22,7 @@ class Fusion(nn.Module):
     Class attributes:
         level: "representation", the views' tokens are fused; "feature", the columns of raw numbers are joined before any
             encoder; "decision", each view answers for itself and the answers are joined (see `Decision`).
+        losses: names of the auxiliary losses that it adds in training, each with a weight `loss.NAME`.
         exempt: {contract check it cannot meet: why}.
 
     Attributes:
@@ -36,6 +37,7 @@ class Fusion(nn.Module):
     name: ClassVar[str]
     exempt: ClassVar[dict[str, str]] = {}
     level: ClassVar[str] = "representation"
+    losses: ClassVar[tuple[str, ...]] = ()
     depths: int = 0
 
     def __init__(self, views: list[str], width: int):

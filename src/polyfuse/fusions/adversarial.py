@@ -45,6 +45,8 @@ class Invariant(Fusion):
         (3 V + 5) * D^2 parameters; linear in tokens.
     """
 
+    losses = ("adversary",)
+
     def __init__(self, views: list[str], width: int, *, adversary: float = 0.1, dropout: float = 0.1):
         super().__init__(views, width)
         self.weight = adversary
@@ -93,6 +95,8 @@ class Generate(Fusion):
     Cost:
         (6 V + 2) * D^2 parameters; linear in tokens, quadratic in views while training.
     """
+
+    losses = ("reconstruct", "adversary", "cycle")
 
     def __init__(
         self, views: list[str], width: int, *, reconstruct: float = 0.1, adversary: float = 0.02, cycle: float = 0.05, dropout: float = 0.1

@@ -126,6 +126,8 @@ class Experts(Fusion):
         experts * 2 (V + 1) * D^2 parameters; linear in tokens.
     """
 
+    losses = ("balance",)
+
     def __init__(self, views: list[str], width: int, *, experts: int = 4, chosen: int = 2, balance: float = 0.01, dropout: float = 0.1):
         super().__init__(views, width)
         if not 1 <= chosen <= experts:

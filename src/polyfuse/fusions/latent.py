@@ -14,6 +14,8 @@ from ..core.layers import Mlp, Transformer
 class _Experts(Fusion):
     """Each view believes in a normal distribution of a latent vector; a standard normal is the belief before any view."""
 
+    losses = ("kl",)
+
     def __init__(self, views: list[str], width: int, kl: float, dropout: float):
         super().__init__(views, width)
         self.kl = kl
@@ -139,6 +141,8 @@ class SharedPrivate(Fusion):
     Cost:
         (5 V + 16) * D^2 parameters; quadratic in views.
     """
+
+    losses = ("similar", "different", "reconstruct")
 
     def __init__(
         self,
