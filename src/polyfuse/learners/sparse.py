@@ -61,7 +61,8 @@ class LinearSparse(Linear):
         x = sp.csr_matrix(self.seen(x, there)) if isinstance(x, np.ndarray) else x
         parts = [x[some] for some in chunks(len(there))]
         beside = self.design.fit_transform(np.concatenate([part[:, self.rest].toarray() for part in parts]), there, y, seed)
-        parts = [self._side_by_side(part, beside[some]) for part, some in zip(parts, chunks(len(there)))]
+        for at, some in enumerate(chunks(len(there))):
+            parts[at] = self._side_by_side(parts[at], beside[some])  # in its place: no second copy of all rows
         return sp.vstack(parts, format="csr")
 
     def learn_active(self, z: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None, seed: int) -> None:
